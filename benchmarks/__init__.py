@@ -1,0 +1,1 @@
+"""Figures of Tierflow, measured side by side in one run: `make bench`."""

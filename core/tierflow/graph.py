@@ -1,0 +1,110 @@
+"""The graph of a DNN: layers and tensors with their shapes and sizes, never the weights.
+
+Reading a graph from ONNX is `tierflow.model`'s job; what is computed where is `tierflow.partition`'s.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from tierflow.units import Bytes
+
+_ITEM_BITS: Final = {
+    "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
+    "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "complex64": 64, "complex128": 128,
+    "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8,
+    "int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2,
+    "string": 8 * 16,  # an estimate: its true size is known only at run time
+}  # fmt: skip
+
+Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value that layers exchange: an activation, an input or an output of the graph, or a weight.
+
+    `shape` has fixed, positive or zero, dimensions; `dtype` is ONNX's name in lower case (`float32`, `string`).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        count = 1
+        for dimension in self.shape:
+            count *= dimension
+        return count
+
+    @property
+    def size(self) -> Bytes:
+        """Size in bytes of the elements, rounded up for packed types."""
+        return Bytes((self.elements * _ITEM_BITS[self.dtype] + 7) // 8)
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One operator of the graph whose result depends on the graph's inputs.
+
+    `inputs` are the activations that it reads (graph inputs included, each once, in order of first use), `weights` the
+    names of everything else that it reads: initialisers, and tensors computed from initialisers alone. What a subgraph
+    (If, Loop, Scan) captures from outside counts as read by its layer. `name` is unique: the ONNX node's name, or where
+    that is empty or taken, its first output's name.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: str = ""
+    weights: tuple[str, ...] = ()
+    multiply_accumulates: int = 0
+    attributes: dict[str, Attribute] = {}
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """A DNN as a directed acyclic graph.
+
+    `layers` are in topological order, the file's own. `tensors` holds the graph's inputs and every layer's outputs;
+    `weights` everything that layers read beside those. A weight's `size` counts what a worker has to hold for it.
+    Equal graphs have equal `layers`, names and order; a layer is referred to by its place in `layers`.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    tensors: dict[str, Tensor]
+    weights: dict[str, Tensor] = {}
+
+    @cached_property
+    def producer(self) -> Mapping[str, int]:
+        """For each tensor that a layer makes, that layer's place."""
+        return {output: place for place, layer in enumerate(self.layers) for output in layer.outputs}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[int, ...]]:
+        """For each tensor, the places of the layers that read it, in order; tensors that none reads are left out."""
+        found: dict[str, list[int]] = {}
+        for place, layer in enumerate(self.layers):
+            for name in layer.inputs:
+                found.setdefault(name, []).append(place)
+        return {name: tuple(places) for name, places in found.items()}
+
+    @cached_property
+    def place(self) -> Mapping[str, int]:
+        """For each layer's name, its place."""
+        return {layer.name: place for place, layer in enumerate(self.layers)}
+
+    @property
+    def weight_bytes(self) -> Bytes:
+        """Size of all weights, each once."""
+        return Bytes(sum(weight.size for weight in self.weights.values()))
+
+    @property
+    def multiply_accumulates(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(layer.multiply_accumulates for layer in self.layers)

@@ -1,0 +1,172 @@
+"""Plans: what is computed where, the figures that decided it, and how two plans differ.
+
+A plan is a value: frozen, versioned, serialisable; making one is `tierflow.planning`, acting on one
+is the control plane's.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from tierflow.errors import InvalidInputError
+from tierflow.graph import Graph
+from tierflow.network import Network
+from tierflow.partition.problem import Algorithm, Partition
+from tierflow.segment import Route, Segment, boundary_id, segment_id, segments_of, tensors_size
+from tierflow.tiers import TIERS, Tier
+
+VERSION: Final = 1
+
+
+class SegmentPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier's part in a plan.
+
+    Attributes:
+        segment: The tensors that it accepts, sends and returns, and its layers.
+        id: Content hash; a tier has to change exactly where it does.
+        layers: How many layers it computes.
+        last_layer: Name of its last layer in the graph's order; "" where it has none.
+        accepts_boundary: The id of the boundary that requests to it name; "" where it takes no part.
+        sends_boundary: The id of the boundary that it sends on; "" where it is the last.
+        boundary_bytes: Bytes per request that it sends on.
+        compute_seconds: Predicted time of its layers.
+    """
+
+    segment: Segment
+    id: str
+    layers: int
+    last_layer: str
+    accepts_boundary: str
+    sends_boundary: str
+    boundary_bytes: int
+    compute_seconds: float
+
+    @property
+    def tier(self) -> Tier:
+        """The tier it runs on."""
+        return self.segment.tier
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What each tier computes, and what that was decided from.
+
+    Attributes:
+        model: Identity of the model.
+        epoch: Number of the pipeline's plan, counted up from 1.
+        algorithm: What found the partition.
+        route: Whether the edge relays.
+        segments: Device, edge and cloud, in this order.
+        predicted_seconds: Latency of a request.
+        optimality_gap: Relative distance to the optimum, 0 where it is optimal.
+        backbone_bytes: Bytes per request into the cloud, results not counted.
+        network: The links that it was decided from.
+        speeds: The tiers' speeds that it was decided from, by tier.
+    """
+
+    model: str
+    epoch: int
+    algorithm: Algorithm
+    route: Route
+    segments: tuple[SegmentPlan, SegmentPlan, SegmentPlan]
+    predicted_seconds: float
+    optimality_gap: float
+    backbone_bytes: int
+    network: Network
+    speeds: dict[Tier, float]
+    version: Literal[1] = VERSION
+
+    def segment(self, tier: Tier) -> SegmentPlan:
+        """The part of `tier`."""
+        return self.segments[tier.rank]
+
+    def next_tier(self, tier: Tier) -> Tier | None:
+        """Where `tier` sends its boundary; None for the last that takes part and for those that take none."""
+        if not self.segment(tier).sends_boundary:
+            return None
+        if tier is Tier.DEVICE and self.route is Route.DIRECT:
+            return Tier.CLOUD
+        return TIERS[tier.rank + 1]
+
+    def tiers(self, graph: Graph) -> tuple[Tier, ...]:
+        """The tier of each layer of `graph`."""
+        owner: dict[int, Tier] = {place: part.tier for part in self.segments for place in part.segment.layers}
+        return tuple(owner[place] for place in range(len(graph.layers)))
+
+
+def plan_of(
+    graph: Graph, partition: Partition, *, model: str, network: Network, speeds: dict[Tier, float], epoch: int = 1
+) -> Plan:
+    """The plan that a partition makes."""
+    segments = segments_of(graph, partition.tiers, partition.route)
+    device, edge, cloud = (_part(graph, segment, partition, model) for segment in segments)
+    into_cloud = segments[Tier.CLOUD.rank].accepts
+    return Plan(
+        model=model,
+        epoch=epoch,
+        algorithm=partition.algorithm,
+        route=partition.route,
+        segments=(device, edge, cloud),
+        predicted_seconds=partition.latency.total,
+        optimality_gap=partition.optimality_gap,
+        backbone_bytes=tensors_size(graph, into_cloud),
+        network=network,
+        speeds=speeds,
+    )
+
+
+def _part(graph: Graph, segment: Segment, partition: Partition, model: str) -> SegmentPlan:
+    return SegmentPlan(
+        segment=segment,
+        id=segment_id(model, segment),
+        layers=len(segment.layers),
+        last_layer=graph.layers[segment.layers[-1]].name if segment.layers else "",
+        accepts_boundary=boundary_id(model, segment.accepts) if segment.accepts else "",
+        sends_boundary=boundary_id(model, segment.sends) if segment.sends else "",
+        boundary_bytes=tensors_size(graph, segment.sends),
+        compute_seconds=partition.latency.compute[segment.tier],
+    )
+
+
+class TierChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a tier's worker has to change: `Segment` (other layers or tensors) or `Route` (another neighbour)."""
+
+    tier: Tier
+    reason: Literal["Segment", "Route"]
+    message: str
+
+
+def difference(old: Plan, new: Plan) -> tuple[TierChange, ...]:
+    """The tiers whose segment or neighbour differs between two plans of a model, device first; () where none does.
+
+    Raises:
+        InvalidInputError: where the plans are of different models.
+    """
+    if old.model != new.model:
+        raise InvalidInputError(f"the plans belong to different models: {old.model} and {new.model}", subject="model")
+    changes = []
+    for tier in TIERS:
+        before, after = old.segment(tier), new.segment(tier)
+        if before.id != after.id:
+            message = f"{before.layers} -> {after.layers} layers, last {after.last_layer or 'none'}"
+            changes.append(TierChange(tier=tier, reason="Segment", message=message))
+        elif old.next_tier(tier) != new.next_tier(tier):
+            message = f"sends to {new.next_tier(tier) or 'none'} instead of {old.next_tier(tier) or 'none'}"
+            changes.append(TierChange(tier=tier, reason="Route", message=message))
+    return tuple(changes)
+
+
+def encode(plan: Plan) -> bytes:
+    """The plan as JSON."""
+    return msgspec.json.encode(plan)
+
+
+def decode(data: bytes) -> Plan:
+    """The plan that `encode` wrote.
+
+    Raises:
+        InvalidInputError: where the data is none, or of another version.
+    """
+    try:
+        return msgspec.json.decode(data, type=Plan)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(f"no plan of version {VERSION}: {error}; plan again", subject="plan") from error

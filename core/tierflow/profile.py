@@ -1,0 +1,105 @@
+"""Profiles: the time that each layer takes on a tier, and what a segment's borders add.
+
+Values and their scaling live here, and the estimate for a machine that was never measured (`tierflow.estimate`).
+Measuring is the worker's (`tierflow_worker.profiling`), since the core runs no model.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from tierflow.errors import InvalidInputError
+from tierflow.graph import Graph
+from tierflow.network import Link, Network
+from tierflow.partition.problem import Array, Costs, CrossingCost
+from tierflow.tiers import TIERS, Tier
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the layers of one graph cost on one machine, in seconds.
+
+    Attributes:
+        model: The model's identity, as `tierflow.model.Model.identity`.
+        source: `measured` or `estimated`.
+        machine: What the figures belong to, for people.
+        layers: By layer name; the time of a layer that the runtime fuses into another is that other's.
+        crossings: By tensor name: what a segment pays more when it starts or ends at this tensor, both sides together
+            (a fused layer torn apart, a changed memory layout). Tensors left out cost nothing more.
+        segment: Once per segment that has layers.
+    """
+
+    model: str
+    source: str
+    machine: str
+    layers: dict[str, float]
+    crossings: dict[str, float] = {}
+    segment: float = 0.0
+
+    def scaled(self, speed: float) -> "Profile":
+        """The profile of a machine that is `speed` times as fast.
+
+        Raises:
+            InvalidInputError: where `speed` is not positive.
+        """
+        if not speed > 0:
+            raise InvalidInputError(f"a tier's speed must be positive, not {speed}", subject="speed")
+        return Profile(
+            model=self.model,
+            source=self.source,
+            machine=f"{self.machine} x {speed:g}",
+            layers={name: seconds / speed for name, seconds in self.layers.items()},
+            crossings={name: seconds / speed for name, seconds in self.crossings.items()},
+            segment=self.segment / speed,
+        )
+
+
+SPEEDS: Final[Mapping[str, float]] = {
+    "microboard": 0.02, "board": 0.05, "phone": 0.15, "laptop": 0.5, "desktop": 0.8, "server": 1.0, "accelerator": 8.0,
+}  # fmt: skip
+"""Nominal classes of machines by name, as multiples of the reference machine (one core of a current x86-64 server).
+They are figures to start planning with, not measurements of products."""
+
+
+def costs_of(graph: Graph, profiles: Mapping[Tier, Profile], network: Network) -> Costs:
+    """The planner's costs from one profile per tier and the network.
+
+    Raises:
+        InvalidInputError: where a profile lacks a layer of the graph.
+    """
+    for tier, profile in profiles.items():
+        for layer in graph.layers:
+            if layer.name not in profile.layers:
+                raise InvalidInputError(
+                    f"the profile of {tier} has no time for layer {layer.name}; it belongs to another model: "
+                    "measure again with `tierflow profile`",
+                    subject=layer.name,
+                )
+    seconds: Array = np.array(
+        [[profiles[tier].layers[layer.name] for layer in graph.layers] for tier in TIERS], dtype=np.float64
+    )
+    return Costs(
+        layer=seconds.reshape(len(TIERS), len(graph.layers)),
+        device_edge=_crossing(graph, profiles, Tier.DEVICE, Tier.EDGE, network.device_edge),
+        edge_cloud=_crossing(graph, profiles, Tier.EDGE, Tier.CLOUD, network.edge_cloud),
+        device_cloud=_crossing(graph, profiles, Tier.DEVICE, Tier.CLOUD, network.device_cloud),
+    )
+
+
+def _crossing(graph: Graph, profiles: Mapping[Tier, Profile], lower: Tier, upper: Tier, link: Link) -> CrossingCost:
+    sizes: Array = np.array([tensor.size for tensor in graph.tensors.values()], dtype=np.float64)
+    # The lower side ends there and the upper side starts there: half of the figure each.
+    torn: Array = np.array(
+        [
+            (profiles[lower].crossings.get(name, 0.0) + profiles[upper].crossings.get(name, 0.0)) / 2
+            for name in graph.tensors
+        ],
+        dtype=np.float64,
+    )
+    back = [graph.tensors[name].size if name in graph.tensors else 0 for name in graph.outputs]
+    return CrossingCost(
+        fixed=link.round_trip_seconds + profiles[upper].segment,
+        tensor=sizes / link.bytes_per_second + torn,
+        result=np.array(back, dtype=np.float64) / link.bytes_per_second,
+    )

@@ -1,0 +1,179 @@
+"""The segments of a partition: which tensors each tier accepts, sends on, and returns.
+
+Values only; cutting a model's file into the models of its segments is `tierflow.model.extract`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from tierflow.errors import InvalidInputError
+from tierflow.graph import Graph
+from tierflow.tiers import TIERS, Tier
+from tierflow.units import Bytes
+
+
+class Route(StrEnum):
+    """How tensors get from device to cloud: through the edge's worker, or directly where the edge computes nothing."""
+
+    RELAYED = "relayed"
+    DIRECT = "direct"
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """What one tier does for a request.
+
+    It is sent the tensors `accepts`, computes `layers` (places in the graph, ascending), sends the tensors `sends` to
+    the next tier that takes part, and adds the graph outputs `results` to the answer on its way back. A tensor both in
+    `accepts` and in `sends` is relayed. With no layers the segment relays all it accepts, or, when `accepts` is empty
+    as well, takes no part. The device's segment accepts the graph's inputs and always takes part.
+    """
+
+    tier: Tier
+    layers: tuple[int, ...] = ()
+    accepts: tuple[str, ...] = ()
+    sends: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether requests reach this segment at all."""
+        return bool(self.accepts) or bool(self.layers)
+
+
+def check_monotone(graph: Graph, tiers: Sequence[Tier]) -> None:
+    """Checks that `tiers` gives each layer a tier and that no tensor flows back towards the device.
+
+    Raises:
+        InvalidInputError: naming the first layer that breaks the order.
+    """
+    if len(tiers) != len(graph.layers):
+        raise InvalidInputError(f"a partition of {graph.name} needs {len(graph.layers)} tiers, not {len(tiers)}")
+    for place, layer in enumerate(graph.layers):
+        for name in layer.inputs:
+            before = graph.producer.get(name)
+            if before is not None and tiers[before].rank > tiers[place].rank:
+                raise InvalidInputError(
+                    f"layer {layer.name} on {tiers[place]} reads {name} from {graph.layers[before].name} on "
+                    f"{tiers[before]}: data flows only from device to edge to cloud",
+                    subject=layer.name,
+                )
+
+
+def boundary_tensors(graph: Graph, tiers: Sequence[Tier], below: Tier) -> tuple[str, ...]:
+    """The tensors that cross from tiers up to `below` to those above it, graph inputs first, then in layer order."""
+    crossing = []
+    born = [(name, 0) for name in graph.inputs]
+    born += [(output, tiers[place].rank) for place, layer in enumerate(graph.layers) for output in layer.outputs]
+    for name, rank in born:
+        if rank <= below.rank and any(tiers[user].rank > below.rank for user in graph.consumers.get(name, ())):
+            crossing.append(name)
+    return tuple(crossing)
+
+
+def segments_of(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAYED) -> tuple[Segment, Segment, Segment]:
+    """The segments of device, edge and cloud under a partition.
+
+    Args:
+        graph: The whole graph.
+        tiers: The tier of each layer, monotone along the data's flow.
+        route: `DIRECT` leaves the edge out; it must have no layers then.
+
+    Raises:
+        InvalidInputError: where the partition is not monotone, or `DIRECT` is asked for with layers at the edge.
+    """
+    check_monotone(graph, tiers)
+    layers = {tier: tuple(place for place, owner in enumerate(tiers) if owner is tier) for tier in TIERS}
+    if route is Route.DIRECT and layers[Tier.EDGE]:
+        first = graph.layers[layers[Tier.EDGE][0]].name
+        raise InvalidInputError(f"the direct route leaves the edge out, but layer {first} is on it", subject=first)
+    part = [Tier.DEVICE]
+    if layers[Tier.CLOUD]:
+        part = [Tier.DEVICE, Tier.CLOUD] if route is Route.DIRECT else list(TIERS)
+    elif layers[Tier.EDGE]:
+        part = [Tier.DEVICE, Tier.EDGE]
+    segments = {tier: Segment(tier=tier) for tier in TIERS}
+    arriving = graph.inputs
+    for tier in part:
+        sends = () if tier is part[-1] else boundary_tensors(graph, tiers, tier)
+        segments[tier] = Segment(
+            tier=tier, layers=layers[tier], accepts=arriving, sends=sends, results=_results(graph, tiers, tier)
+        )
+        arriving = sends
+    return segments[Tier.DEVICE], segments[Tier.EDGE], segments[Tier.CLOUD]
+
+
+def _results(graph: Graph, tiers: Sequence[Tier], tier: Tier) -> tuple[str, ...]:
+    """The graph outputs made on `tier`; those that no layer makes (inputs, constants) are the device's."""
+    return tuple(
+        name
+        for name in graph.outputs
+        if (tiers[graph.producer[name]] if name in graph.producer else Tier.DEVICE) is tier
+    )
+
+
+def tensors_size(graph: Graph, names: Iterable[str]) -> Bytes:
+    """Bytes of the named activations together."""
+    return Bytes(sum(graph.tensors[name].size for name in names))
+
+
+def boundary_id(model: str, tensors: Iterable[str]) -> str:
+    """A boundary's name on the wire: 16 hexadecimal digits that depend on the model and the set of tensors alone."""
+    return _digest("boundary", model, *sorted(tensors))
+
+
+def segment_id(model: str, segment: Segment) -> str:
+    """A segment's content hash: 16 hexadecimal digits, equal exactly where the same computation is asked for."""
+    return _digest("segment", model, *sorted(segment.accepts), "", *sorted(segment.sends), "", *sorted(segment.results))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def cut(graph: Graph, last_device_layer: str, last_edge_layer: str) -> tuple[Tier, ...]:
+    """The partition that a cut of the layers' order makes.
+
+    Args:
+        graph: The whole graph.
+        last_device_layer: Name of the last layer on the device; "" where the device computes nothing.
+        last_edge_layer: Name of the last layer on the edge; the same as `last_device_layer`, or "", where the edge
+            computes nothing. All after it are the cloud's.
+
+    Raises:
+        InvalidInputError: where a name is no layer's, or the edge's last layer comes before the device's.
+    """
+    first_edge = _place_after(graph, last_device_layer)
+    first_cloud = _place_after(graph, last_edge_layer) if last_edge_layer else first_edge
+    if first_cloud < first_edge:
+        raise InvalidInputError(
+            f"the edge's last layer {last_edge_layer} comes before the device's last layer {last_device_layer}; "
+            "exchange them",
+            subject=last_edge_layer,
+        )
+    return tuple(
+        Tier.DEVICE if place < first_edge else Tier.EDGE if place < first_cloud else Tier.CLOUD
+        for place in range(len(graph.layers))
+    )
+
+
+def _place_after(graph: Graph, layer: str) -> int:
+    if not layer:
+        return 0
+    if layer not in graph.place:
+        raise InvalidInputError(
+            f"{graph.name} has no layer {layer!r}{closest(layer, graph.place)}; "
+            "`tierflow plan MODEL --layers` lists them",
+            subject=layer,
+        )
+    return graph.place[layer] + 1
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint like `, did you mean conv1 or conv2?`, or "" where nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f", did you mean {' or '.join(near)}?" if near else ""
