@@ -18,6 +18,7 @@ from tierflow.errors import IntegrityError, InvalidRequestError
 from tierflow.protocol import wire
 from tierflow.protocol.elements import pack
 from tierflow.protocol.messages import (
+    MOST_DIMENSIONS,
     OIP_DTYPES,
     Data,
     InferRequest,
@@ -25,6 +26,7 @@ from tierflow.protocol.messages import (
     InferTensor,
     Parameter,
     graph_dtype,
+    refuse_unsupported,
 )
 
 _RAW_INPUT_FIELD: Final = 7
@@ -32,11 +34,6 @@ _RAW_OUTPUT_FIELD: Final = 6
 _LENGTH_DELIMITED: Final = 2
 _FIXED_SIZES: Final = {1: 8, 5: 4}
 _MOST_FIELDS: Final = 65_536  # more top-level fields than this are an attack on memory, not a request
-_MOST_DIMENSIONS: Final = 64
-_REFUSED_PARAMETERS: Final = {
-    "shared_memory_region": "shared memory is not supported; send the tensor's contents",
-    "classification": "the classification extension is not supported; ask for the plain output",
-}
 _CONTENTS: Final = {
     "bool": "bool_contents", "string": "bytes_contents",
     "int8": "int_contents", "int16": "int_contents", "int32": "int_contents", "int64": "int64_contents",
@@ -71,7 +68,7 @@ def decode_request(data: bytes) -> InferRequest:
     except _MalformedError as error:
         raise InvalidRequestError(f"no valid ModelInferRequest: {error}") from error
     for part in (*head.inputs, *head.outputs):
-        _refuse_unsupported(part.name, part.parameters)
+        refuse_unsupported(part.name, part.parameters)
     return InferRequest(
         model=head.model_name,
         version=head.model_version,
@@ -198,9 +195,9 @@ def _tensors(described: Sequence[Any], raw: Sequence[memoryview], field: str) ->
 def _tensor(part: Any, raw: memoryview | None) -> InferTensor:
     name = part.name
     dtype = graph_dtype(part.datatype, tensor=name)
-    if len(part.shape) > _MOST_DIMENSIONS:
+    if len(part.shape) > MOST_DIMENSIONS:
         raise InvalidRequestError(
-            f"tensor {name!r} has {len(part.shape)} dimensions; at most {_MOST_DIMENSIONS} are accepted", subject=name
+            f"tensor {name!r} has {len(part.shape)} dimensions; at most {MOST_DIMENSIONS} are accepted", subject=name
         )
     if raw is not None and part.HasField("contents"):
         raise InvalidRequestError(f"tensor {name!r} has both contents and raw contents; give one", subject=name)
@@ -219,12 +216,6 @@ def _typed_contents(part: Any, dtype: str) -> bytes:
                 subject=part.name,
             )
     return pack(dtype, list(getattr(part.contents, wanted)), tensor=part.name) if wanted else b""
-
-
-def _refuse_unsupported(tensor: str, parameters: Mapping[str, Any]) -> None:
-    for name, message in _REFUSED_PARAMETERS.items():
-        if name in parameters:
-            raise InvalidRequestError(f"tensor {tensor!r}: {message}", subject=tensor)
 
 
 def _write_parameters(target: Any, parameters: Mapping[str, Parameter]) -> None:

@@ -4,7 +4,7 @@ Both faces of a worker read into these and write from them; `tierflow.protocol.c
 `tierflow.protocol.rest` know the bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,6 +34,14 @@ OIP_DTYPES: Final[Mapping[str, str]] = {
 
 GRAPH_DTYPES: Final[Mapping[str, str]] = {oip: graph for graph, oip in OIP_DTYPES.items()}
 """The graph's name of each data type of the protocol."""
+
+MOST_DIMENSIONS: Final = 64
+"""A tensor with more dimensions than this is an attack on memory, not a request."""
+
+_REFUSED_PARAMETERS: Final = {
+    "shared_memory_region": "shared memory is not supported; send the tensor's contents",
+    "classification": "the classification extension is not supported; ask for the plain output",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +135,14 @@ def graph_dtype(datatype: str, *, tensor: str) -> str:
             subject=tensor,
         )
     return known
+
+
+def refuse_unsupported(tensor: str, parameters: Container[str]) -> None:
+    """Refuses parameters of an input or a wanted output that would change the answer's meaning and are not supported.
+
+    Raises:
+        InvalidRequestError: naming `tensor`.
+    """
+    for name, message in _REFUSED_PARAMETERS.items():
+        if name in parameters:
+            raise InvalidRequestError(f"tensor {tensor!r}: {message}", subject=tensor)
