@@ -35,6 +35,10 @@ class InvalidRequestError(InvalidInputError):
     """An inference request has a wrong name, dtype, shape or size; `subject` is the tensor's name."""
 
 
+class UnknownModelError(InvalidRequestError):
+    """An inference request names a model, or a version of it, that isn't served here; `subject` is that name."""
+
+
 class UnsupportedError(InvalidInputError):
     """The input is well formed, but asks for something that Tierflow or its runtime doesn't have."""
 

@@ -1,0 +1,90 @@
+"""The bounded queue in front of a worker's computation: one run at a time, in order of arrival."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from tierflow.errors import OverloadedError
+
+Result = TypeVar("Result")
+
+_SHORTEST_RETRY_SECONDS: Final = 0.01
+_SMOOTHING: Final = 0.2  # weight of the newest run in the mean that a retry hint is made from
+
+
+class ComputeQueue:
+    """Runs computations one after the other in a thread of their own.
+
+    Args:
+        limit: How many may wait beside the one that runs.
+        speed: Emulated speed of the tier, at most 1: after a computation of t seconds the next one, and the result,
+            wait t * (1 / speed - 1) seconds. For local mode, where all tiers share a machine.
+        observe_length: Is told how many wait, whenever that changes.
+    """
+
+    def __init__(self, limit: int, *, speed: float = 1.0, observe_length: Callable[[int], None] | None = None) -> None:
+        self._limit = limit
+        self._delay = 1 / speed - 1
+        self._observe_length = observe_length or (lambda _: None)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._mean_seconds = 0.0
+
+    async def run(self, work: Callable[[], Result], *, cancel: Callable[[], None]) -> tuple[Result, float]:
+        """Runs `work` when its turn has come.
+
+        A task that is cancelled while it waits leaves the queue; while its work runs, `cancel` is called to shorten
+        that, and the next one starts when it has ended.
+
+        Returns:
+            The result, and the seconds that the work took, as the emulated tier would have taken them.
+
+        Raises:
+            OverloadedError: where the queue is full; says when a place should be free.
+        """
+        if self._turn.locked() and self._waiting >= self._limit:
+            raise OverloadedError(
+                f"{self._waiting} requests wait already, which is the queue's limit; try again later, or raise --queue",
+                retry_after_seconds=max(_SHORTEST_RETRY_SECONDS, self._mean_seconds * (self._waiting + 1)),
+            )
+        self._change_length(1)
+        try:
+            await self._turn.acquire()
+        finally:
+            self._change_length(-1)
+        try:
+            result, seconds = await self._run_in_thread(work, cancel)
+            if self._delay > 0:
+                await asyncio.sleep(seconds * self._delay)
+                seconds *= 1 + self._delay
+        finally:
+            self._turn.release()
+        self._mean_seconds += (seconds - self._mean_seconds) * (_SMOOTHING if self._mean_seconds else 1)
+        return result, seconds
+
+    def close(self) -> None:
+        """Ends the thread once the running work is done."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _change_length(self, by: int) -> None:
+        self._waiting += by
+        self._observe_length(self._waiting)
+
+    async def _run_in_thread(self, work: Callable[[], Result], cancel: Callable[[], None]) -> tuple[Result, float]:
+        def timed() -> tuple[Result, float]:
+            began = time.perf_counter()
+            result = work()
+            return result, time.perf_counter() - began
+
+        running = asyncio.get_running_loop().run_in_executor(self._executor, timed)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancel()
+            await asyncio.wait((running,))
+            if not running.cancelled():
+                running.exception()  # nobody else is going to ask for it
+            raise
