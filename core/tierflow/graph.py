@@ -4,22 +4,28 @@ Reading a graph from ONNX is `tierflow.model`'s job; what is computed where is `
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tierflow.units import Bytes
+
+Places = NDArray[np.intp]
 
 _ITEM_BITS: Final = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
     "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "complex64": 64, "complex128": 128,
     "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8,
-    "int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2,
+    "float6e2m3": 6, "float6e3m2": 6, "int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2,
     "string": 8 * 16,  # an estimate: its true size is known only at run time
 }  # fmt: skip
 
-Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+# One kind of tuple, since JSON's arrays can't tell several apart; its items are all of one type.
+Attribute = int | float | str | tuple[int | float | str, ...]
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,8 +57,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `inputs` are the activations that it reads (graph inputs included, each once, in order of first use), `weights` the
     names of everything else that it reads: initialisers, and tensors computed from initialisers alone. What a subgraph
-    (If, Loop, Scan) captures from outside counts as read by its layer. `name` is unique: the ONNX node's name, or where
-    that is empty or taken, its first output's name.
+    (If, Loop, Scan) captures from outside counts as read by its layer. `outputs` are those that something reads. `name`
+    is unique: the ONNX node's name, or where that is empty or taken, its first output's name.
+    `attributes` has those that are numbers, texts or short lists of them.
     """
 
     name: str
@@ -63,6 +70,23 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weights: tuple[str, ...] = ()
     multiply_accumulates: int = 0
     attributes: dict[str, Attribute] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Incidence:
+    """Who makes and who reads each tensor, as arrays; tensors in the order of `Graph.tensors`.
+
+    Attributes:
+        producer: Shape [tensors]: the place of the layer that makes it, -1 where none does.
+        reader: Shape [reads]: the places of the layers that read, grouped by tensor, ascending within one.
+        offset: Shape [tensors + 1]: tensor t is read by `reader[offset[t]:offset[t + 1]]`.
+        output_producer: Shape [outputs]: for each graph output the layer that makes it, -1 where none does.
+    """
+
+    producer: Places
+    reader: Places
+    offset: Places
+    output_producer: Places
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
@@ -99,6 +123,25 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         """For each layer's name, its place."""
         return {layer.name: place for place, layer in enumerate(self.layers)}
 
+    @cached_property
+    def incidence(self) -> Incidence:
+        """Producers and consumers as arrays, for planning thousands of layers in milliseconds."""
+        index = {name: number for number, name in enumerate(self.tensors)}
+        places = np.arange(len(self.layers), dtype=np.intp)
+        producer = np.full(len(index), -1, dtype=np.intp)
+        made = np.array([index[name] for layer in self.layers for name in layer.outputs], dtype=np.intp)
+        producer[made] = places.repeat(np.array([len(layer.outputs) for layer in self.layers], dtype=np.intp))
+        read = np.array([index[name] for layer in self.layers for name in layer.inputs], dtype=np.intp)
+        reader = places.repeat(np.array([len(layer.inputs) for layer in self.layers], dtype=np.intp))
+        offset = np.zeros(len(index) + 1, dtype=np.intp)
+        np.cumsum(np.bincount(read, minlength=len(index)), out=offset[1:])
+        return Incidence(
+            producer=producer,
+            reader=reader[np.argsort(read, kind="stable")],
+            offset=offset,
+            output_producer=np.array([self.producer.get(name, -1) for name in self.outputs], dtype=np.intp),
+        )
+
     @property
     def weight_bytes(self) -> Bytes:
         """Size of all weights, each once."""
@@ -108,3 +151,20 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
     def multiply_accumulates(self) -> int:
         """Multiply-accumulates of one inference."""
         return sum(layer.multiply_accumulates for layer in self.layers)
+
+
+def encode_graph(graph: Graph) -> bytes:
+    """The graph as JSON with a stable order, so that equal graphs are equal bytes."""
+    return msgspec.json.encode(graph, order="deterministic")
+
+
+def decode_graph(data: bytes) -> Graph:
+    """Reads a graph that `encode_graph` wrote.
+
+    Raises:
+        InvalidInputError: naming the field that is wrong.
+    """
+    try:
+        return msgspec.json.decode(data, type=Graph)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(f"no graph: {error}; read it from the model again", subject="graph") from error
