@@ -39,32 +39,33 @@ def pack(dtype: str, values: Sequence[Any], *, tensor: str) -> bytes:
             f"tensor {tensor!r}: elements of {dtype} can't be given as values; send raw contents", subject=tensor
         )
     given = _array(values, target, tensor)
-    if target.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return given.astype(target).tobytes()
-    if given.size and target.kind in "iu":
-        limits = np.iinfo(target.name)
-        lowest, highest = int(given.min()), int(given.max())
-        if lowest < limits.min or highest > limits.max:
-            raise InvalidRequestError(
-                f"tensor {tensor!r}: {lowest if lowest < limits.min else highest} is out of the range of {dtype}",
-                subject=tensor,
-            )
-    return given.astype(target).tobytes()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return given.astype(target).tobytes()
 
 
 def _array(values: Sequence[Any], target: np.dtype[Any], tensor: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """The values as the widest array of the target's kind; integers are no booleans, floats are no integers."""
+    """The values as an array of the target's kind; integers are no booleans, floats are no integers."""
     if len(values) == 0:
         return np.empty(0, target)
+    if target.kind in "iu" and all(type(value) is int for value in values):
+        return _integers(values, target, tensor)
     try:
         found = np.asarray(values)
     except (ValueError, OverflowError, TypeError):
         found = np.empty(0, object)
-    accepted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[target.kind]
+    accepted = {"b": "b", "f": "fiu"}.get(target.kind, "")
     if found.ndim != 1 or found.dtype.kind not in accepted or len(found) != len(values):
         raise InvalidRequestError(f"tensor {tensor!r}: its values are not a flat list of {target.name}", subject=tensor)
     return found
+
+
+def _integers(values: Sequence[int], target: np.dtype[Any], tensor: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """Integers as an array of the target; made from the values themselves, since floats can't hold 64 bits."""
+    limits = np.iinfo(target.name)
+    wrong = next((value for value in (min(values), max(values)) if not limits.min <= value <= limits.max), None)
+    if wrong is not None:
+        raise InvalidRequestError(f"tensor {tensor!r}: {wrong} is out of the range of {target.name}", subject=tensor)
+    return np.array(values, target)
 
 
 def _as_bytes(value: Any, tensor: str) -> bytes:
