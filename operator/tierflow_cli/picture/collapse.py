@@ -1,0 +1,183 @@
+"""Which layers share a box of the picture.
+
+A graph is drawn at the finest of these details that stays readable; a box never spans tiers, so cuts stay visible:
+
+1. every layer;
+2. units: a layer with weights and the small layers that follow it alone (Conv, BatchNormalization, Relu);
+3. chains: runs without a branch;
+4. regions: what lies between two chains that every path passes (a residual block, an Inception module);
+5. repeats: consecutive equal regions as one;
+6. windows: layers of similar depth, whatever the graph looks like.
+
+Each detail is a sequence of blocks in a topological order of the contracted graph, which has no cycles.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tierflow.graph import Graph
+from tierflow.tiers import Tier
+
+_WITH_WEIGHTS: Final = frozenset({
+    "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "Gemm", "MatMul", "MatMulInteger",
+    "QLinearMatMul", "LSTM", "GRU", "RNN", "Attention",
+})  # fmt: skip
+_FEW_LAYERS: Final = 32
+_MOST_BOXES: Final = 110
+_MOST_ROWS: Final = 44
+_FEWEST_BOXES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A box: the places of its layers in the graph, ascending, and how many equal regions they are."""
+
+    places: tuple[int, ...]
+    tier: Tier
+    repeats: int = 1
+
+
+def blocks_of(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    """The boxes to draw, in a topological order.
+
+    Args:
+        graph: The whole graph.
+        tiers: The tier of each layer, monotone along the data's flow.
+    """
+    if len(graph.layers) <= _FEW_LAYERS:
+        return tuple(Block((place,), tier) for place, tier in enumerate(tiers))
+    finer = 0
+    for contract in (_units, _chains, _regions, _repeats):
+        blocks = contract(graph, tiers)
+        if len(blocks) < _FEWEST_BOXES < finer:
+            break  # too few chains are passed by every path to say anything
+        if len(blocks) <= _MOST_BOXES and _rows(graph, blocks) <= _MOST_ROWS:
+            return blocks
+        finer = len(blocks)
+    return _windows(graph, tiers)
+
+
+def owners_of(blocks: Sequence[Block]) -> dict[int, int]:
+    """For each layer's place the number of its block."""
+    return {place: number for number, block in enumerate(blocks) for place in block.places}
+
+
+def edges_of(graph: Graph, blocks: Sequence[Block]) -> list[tuple[int, int]]:
+    """The edges between blocks, as numbers (source, target), each once, in ascending order."""
+    owner = owners_of(blocks)
+    edges = set()
+    for place, layer in enumerate(graph.layers):
+        for name in layer.inputs:
+            source = graph.producer.get(name)
+            if source is not None and owner[source] != owner[place]:
+                edges.add((owner[source], owner[place]))
+    return sorted(edges)
+
+
+def _rows(graph: Graph, blocks: Sequence[Block]) -> int:
+    """Length of the longest path."""
+    depth = [1] * len(blocks)
+    for source, target in edges_of(graph, blocks):
+        depth[target] = max(depth[target], depth[source] + 1)
+    return max(depth)
+
+
+def _units(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    return _joined(graph, tiers, lambda place: graph.layers[place].kind not in _WITH_WEIGHTS)
+
+
+def _chains(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    return _joined(graph, tiers, lambda _: True)
+
+
+def _joined(graph: Graph, tiers: Sequence[Tier], may_join: Callable[[int], bool]) -> tuple[Block, ...]:
+    """Puts each layer that may to the layer before it, where each is the other's only neighbour there."""
+    head: list[int] = []
+    for place in range(len(graph.layers)):
+        before = _only_predecessor(graph, place)
+        joins = before is not None and tiers[before] is tiers[place] and may_join(place)
+        head.append(head[before] if joins and before is not None else place)
+    members: dict[int, list[int]] = {}
+    for place, number in enumerate(head):
+        members.setdefault(number, []).append(place)
+    # Only its head reads from outside a chain and only its tail is read outside, so heads are in topological order.
+    return tuple(Block(tuple(places), tiers[number]) for number, places in sorted(members.items()))
+
+
+def _only_predecessor(graph: Graph, place: int) -> int | None:
+    """The layer that alone feeds the layer at `place` and feeds nothing else, or None."""
+    before = {graph.producer.get(name) for name in graph.layers[place].inputs}
+    only = before.pop() if len(before) == 1 else None
+    if only is None:
+        return None
+    outputs = graph.layers[only].outputs
+    alone = all(set(graph.consumers.get(name, ())) <= {place} for name in outputs)
+    return only if alone and not set(outputs).intersection(graph.outputs) else None
+
+
+def _regions(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    return tuple(block for region in _stretches(graph, _chains(graph, tiers)) for block in _as_one(region))
+
+
+def _stretches(graph: Graph, chains: Sequence[Block]) -> list[Sequence[Block]]:
+    """Cuts a sequence of chains after each that every path passes, which is where no edge leads over it."""
+    reach = list(range(len(chains)))
+    for source, target in edges_of(graph, chains):
+        reach[source] = max(reach[source], target)
+    found = []
+    start = furthest = 0
+    for number in range(len(chains)):
+        if furthest <= number:
+            found.append(chains[start : number + 1])
+            start = number + 1
+        furthest = max(furthest, reach[number])
+    if start < len(chains):
+        found.append(chains[start:])
+    return found
+
+
+def _as_one(region: Sequence[Block]) -> Sequence[Block]:
+    """The region as one block; as it is where tiers meet in it, so that the cut is seen where it is."""
+    if len({block.tier for block in region}) > 1:
+        return region
+    return (Block(tuple(sorted(_places(region))), region[0].tier),)
+
+
+def _repeats(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    """Joins whole regions that follow each other with the same kinds of layers and the same output shapes."""
+    merged: list[Block] = []
+    before: object = None
+    for region in _stretches(graph, _chains(graph, tiers)):
+        blocks = _as_one(region)
+        signature = _signature(graph, blocks[0]) if len(blocks) == 1 else None
+        if signature is not None and signature == before:
+            last = merged[-1]
+            merged[-1] = Block(last.places + blocks[0].places, last.tier, last.repeats + 1)
+        else:
+            merged.extend(blocks)
+        before = signature
+    return tuple(merged)
+
+
+def _signature(graph: Graph, block: Block) -> object:
+    kinds = tuple(sorted(graph.layers[place].kind for place in block.places))
+    shapes = tuple(graph.tensors[name].shape for name in graph.layers[block.places[-1]].outputs)
+    return block.tier, kinds, shapes
+
+
+def _windows(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
+    """Joins layers by tier and depth. Both only grow along an edge, so no cycle can arise."""
+    depth: list[int] = []
+    for layer in graph.layers:
+        before = [depth[graph.producer[name]] for name in layer.inputs if name in graph.producer]
+        depth.append(max(before, default=-1) + 1)
+    height = max(depth) // (_MOST_ROWS - 4) + 1
+    members: dict[tuple[int, int], list[int]] = {}
+    for place, tier in enumerate(tiers):
+        members.setdefault((tier.rank, depth[place] // height), []).append(place)
+    return tuple(Block(tuple(places), tiers[places[0]]) for _, places in sorted(members.items()))
+
+
+def _places(blocks: Iterable[Block]) -> list[int]:
+    return [place for block in blocks for place in block.places]
