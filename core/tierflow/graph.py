@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tierflow.errors import InvalidInputError
 from tierflow.units import Bytes
 
 Places = NDArray[np.intp]
@@ -154,8 +155,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
 
 
 def encode_graph(graph: Graph) -> bytes:
-    """The graph as JSON with a stable order, so that equal graphs are equal bytes."""
-    return msgspec.json.encode(graph, order="deterministic")
+    """The graph as JSON; layers and tensors keep their order."""
+    return msgspec.json.encode(graph)
 
 
 def decode_graph(data: bytes) -> Graph:
