@@ -26,6 +26,7 @@ _WITH_WEIGHTS: Final = frozenset({
 _FEW_LAYERS: Final = 32
 _MOST_BOXES: Final = 110
 _MOST_ROWS: Final = 44
+_MOST_EDGES: Final = 250
 _FEWEST_BOXES: Final = 8
 
 
@@ -55,7 +56,10 @@ def blocks_of(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
         if len(blocks) <= _MOST_BOXES and _rows(graph, blocks) <= _MOST_ROWS:
             return blocks
         finer = len(blocks)
-    return _windows(graph, tiers)
+    rows = _MOST_ROWS
+    while len(edges_of(graph, blocks := _windows(graph, tiers, rows))) > _MOST_EDGES and rows > 1:
+        rows //= 2
+    return blocks
 
 
 def owners_of(blocks: Sequence[Block]) -> dict[int, int]:
@@ -166,13 +170,13 @@ def _signature(graph: Graph, block: Block) -> object:
     return block.tier, kinds, shapes
 
 
-def _windows(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
-    """Joins layers by tier and depth. Both only grow along an edge, so no cycle can arise."""
+def _windows(graph: Graph, tiers: Sequence[Tier], rows: int) -> tuple[Block, ...]:
+    """Joins layers by tier and depth, to about so many rows. Both only grow along an edge, so no cycle can arise."""
     depth: list[int] = []
     for layer in graph.layers:
         before = [depth[graph.producer[name]] for name in layer.inputs if name in graph.producer]
         depth.append(max(before, default=-1) + 1)
-    height = max(depth) // (_MOST_ROWS - 4) + 1
+    height = max(depth) // rows + 1
     members: dict[tuple[int, int], list[int]] = {}
     for place, tier in enumerate(tiers):
         members.setdefault((tier.rank, depth[place] // height), []).append(place)

@@ -237,7 +237,7 @@ def spread(
         weights: How much each insists.
         gaps: Least distance between each and the next.
     """
-    offsets = [0.0]
+    offsets = [0.0] if widths else []
     for left, right, gap in zip(widths, widths[1:], gaps, strict=False):
         offsets.append(offsets[-1] + (left + right) / 2 + gap)
     pools: list[tuple[float, float, int]] = []
