@@ -20,14 +20,22 @@ from tierflow.tiers import TIERS, Tier
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What the layers of one graph cost on one machine, in seconds.
 
+    A runtime keeps some tensors to itself: those inside a fused operator never exist, and others have a memory layout
+    of its own. A segment that starts or ends at such a *native* tensor pays for it, and so may the layers that follow:
+    `torn`, `enters` and `leaves` say how much, `tierflow.segment_time` adds it up.
+
     Attributes:
         model: The model's identity, as `tierflow.model.Model.identity`.
         source: `measured` or `estimated`.
         machine: What the figures belong to, for people.
         layers: By layer name; the time of a layer that the runtime fuses into another is that other's.
-        crossings: By tensor name: what a segment pays more when it starts or ends at this tensor, both sides together
-            (a fused layer torn apart, a changed memory layout). Tensors left out cost nothing more.
+        crossings: By tensor name: what two segments of an otherwise whole model pay more when they are cut at this
+            tensor alone, both sides together, `leaves` being the lower side's part. Tensors left out cost nothing more.
         segment: Once per segment that has layers.
+        torn: By layer name: the time of a layer that reads native tensors, when it can't read them natively.
+        enters: By native tensor: bringing it into the runtime's layout again, for layers that need that and aren't
+            in `torn`.
+        leaves: By native tensor, all of them: making it an ordinary one.
     """
 
     model: str
@@ -36,6 +44,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     layers: dict[str, float]
     crossings: dict[str, float] = {}
     segment: float = 0.0
+    torn: dict[str, float] = {}
+    enters: dict[str, float] = {}
+    leaves: dict[str, float] = {}
 
     def scaled(self, speed: float) -> "Profile":
         """The profile of a machine that is `speed` times as fast.
@@ -45,14 +56,20 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not speed > 0:
             raise InvalidInputError(f"a tier's speed must be positive, not {speed}", subject="speed")
-        return Profile(
-            model=self.model,
-            source=self.source,
+        return msgspec.structs.replace(
+            self,
             machine=f"{self.machine} x {speed:g}",
-            layers={name: seconds / speed for name, seconds in self.layers.items()},
-            crossings={name: seconds / speed for name, seconds in self.crossings.items()},
+            layers=_divided(self.layers, speed),
+            crossings=_divided(self.crossings, speed),
             segment=self.segment / speed,
+            torn=_divided(self.torn, speed),
+            enters=_divided(self.enters, speed),
+            leaves=_divided(self.leaves, speed),
         )
+
+
+def _divided(seconds: Mapping[str, float], speed: float) -> dict[str, float]:
+    return {name: value / speed for name, value in seconds.items()}
 
 
 SPEEDS: Final[Mapping[str, float]] = {
@@ -69,13 +86,7 @@ def costs_of(graph: Graph, profiles: Mapping[Tier, Profile], network: Network) -
         InvalidInputError: where a profile lacks a layer of the graph.
     """
     for tier, profile in profiles.items():
-        for layer in graph.layers:
-            if layer.name not in profile.layers:
-                raise InvalidInputError(
-                    f"the profile of {tier} has no time for layer {layer.name}; it belongs to another model: "
-                    "measure again with `tierflow profile`",
-                    subject=layer.name,
-                )
+        check_covers(graph, profile, whose=f"the profile of {tier}")
     seconds: Array = np.array(
         [[profiles[tier].layers[layer.name] for layer in graph.layers] for tier in TIERS], dtype=np.float64
     )
@@ -87,12 +98,27 @@ def costs_of(graph: Graph, profiles: Mapping[Tier, Profile], network: Network) -
     )
 
 
+def check_covers(graph: Graph, profile: Profile, *, whose: str = "the profile") -> None:
+    """Checks that `profile` has a time for each layer of `graph`.
+
+    Raises:
+        InvalidInputError: naming the first layer without one.
+    """
+    for layer in graph.layers:
+        if layer.name not in profile.layers:
+            raise InvalidInputError(
+                f"{whose} has no time for layer {layer.name}; it belongs to another model: "
+                "measure again with `tierflow profile`",
+                subject=layer.name,
+            )
+
+
 def _crossing(graph: Graph, profiles: Mapping[Tier, Profile], lower: Tier, upper: Tier, link: Link) -> CrossingCost:
     sizes: Array = np.array([tensor.size for tensor in graph.tensors.values()], dtype=np.float64)
-    # The lower side ends there and the upper side starts there: half of the figure each.
+    below, above = profiles[lower], profiles[upper]
     torn: Array = np.array(
         [
-            (profiles[lower].crossings.get(name, 0.0) + profiles[upper].crossings.get(name, 0.0)) / 2
+            below.leaves.get(name, 0.0) + above.crossings.get(name, 0.0) - above.leaves.get(name, 0.0)
             for name in graph.tensors
         ],
         dtype=np.float64,
