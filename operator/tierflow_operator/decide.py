@@ -1,0 +1,257 @@
+"""Whether a pipeline moves to another plan, and why: a pure function of what is wanted, known and running."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import msgspec
+
+from tierflow.graph import Graph
+from tierflow.manifest import PipelineSpec, PlanningMode
+from tierflow.manifest_values import constraints_of
+from tierflow.network import MEGABIT
+from tierflow.partition.latency import evaluate
+from tierflow.plan import Plan, difference
+from tierflow.planning import make_plan, problem_of
+from tierflow.profile import Profile
+from tierflow.segment import cut
+from tierflow.tiers import TIERS, Tier
+from tierflow.units import Seconds
+from tierflow_operator.manual import plan_for
+from tierflow_operator.observation import LINKS, Observation, link_name
+
+_NOISE = 1.001
+"""A figure that changed by less than this factor did not change."""
+
+
+class MoveReason(StrEnum):
+    """Why there is a new plan."""
+
+    INITIAL = "Initial"
+    SPEC_CHANGED = "SpecChanged"
+    NODES_CHANGED = "NodesChanged"
+    BANDWIDTH_CHANGED = "BandwidthChanged"
+    SPEED_CHANGED = "SpeedChanged"
+
+
+class HoldReason(StrEnum):
+    """Why the present plan stays."""
+
+    UP_TO_DATE = "UpToDate"
+    MINIMUM_IMPROVEMENT = "MinimumImprovement"
+    MINIMUM_INTERVAL = "MinimumInterval"
+    PAUSED = "Paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The plan in force and what it was decided from, beside the figures that it carries itself.
+
+    Attributes:
+        plan: The plan.
+        decided_at: When, in seconds on the clock that `decide` is given.
+        spec: Digest of those parts of the spec that plans depend on.
+        unavailable: Tiers that had no ready node then.
+    """
+
+    plan: Plan
+    decided_at: float
+    spec: str
+    unavailable: frozenset[Tier] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The present plan stays.
+
+    Attributes:
+        reason: Why.
+        message: The same with figures.
+        present: What to remember; None where nothing was ever decided.
+        again_after: Seconds after which the answer may be another one though nothing else changes; None for never.
+    """
+
+    reason: HoldReason
+    message: str
+    present: Present | None
+    again_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A new plan takes over; `present` is what to remember once it is in force."""
+
+    reason: MoveReason
+    message: str
+    present: Present
+
+    @property
+    def plan(self) -> Plan:
+        """The new plan."""
+        return self.present.plan
+
+
+Decision = Hold | Move
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a decision is made from, in one value for the steps below."""
+
+    spec: PipelineSpec
+    graph: Graph
+    profile: Profile
+    observation: Observation
+
+    def candidate(self, epoch: int) -> Plan:
+        """The best plan now, or the one that the manifest gives by hand."""
+        constraints = constraints_of(self.spec, self.observation.unavailable)
+        network, speeds = self.observation.network, self.observation.tier_speeds
+        planning = self.spec.planning
+        if planning.mode is PlanningMode.MANUAL:
+            by_hand = planning.manual
+            tiers = cut(self.graph, by_hand.device_last_layer or "", by_hand.edge_last_layer or "")
+            return plan_for(self.graph, self.profile, network, speeds, tiers, constraints=constraints, epoch=epoch)
+        return make_plan(
+            self.graph,
+            self.profile,
+            network,
+            speeds,
+            constraints=constraints,
+            algorithm=planning.algorithm,
+            epoch=epoch,
+        )
+
+    def latency_of(self, plan: Plan) -> Seconds:
+        """What `plan` costs now."""
+        problem = problem_of(self.graph, self.profile, self.observation.network, self.observation.tier_speeds)
+        return evaluate(problem, plan.tiers(self.graph), plan.route).total
+
+
+def decide(
+    spec: PipelineSpec,
+    graph: Graph,
+    profile: Profile,
+    observation: Observation,
+    present: Present | None,
+    now: float,
+) -> Decision:
+    """Decides whether the pipeline moves to another plan.
+
+    What the user changed and what a lost node forces is done at once; what would only be better waits until the
+    gain reaches `minImprovementPercent` and `minIntervalSeconds` have passed since the last plan.
+
+    Args:
+        spec: What the user wants.
+        graph: The model's graph.
+        profile: Its layer times on the reference machine.
+        observation: What is known of links, tiers and nodes.
+        present: What the last decision said to remember; None before the first.
+        now: Seconds on any clock that only goes forward.
+
+    Raises:
+        InvalidInputError: where a pin or a manual cut names a layer that isn't there.
+        InfeasibleError: where no plan meets the constraints; a plan in force stays in force.
+    """
+    if spec.planning.mode is PlanningMode.PAUSED:
+        return Hold(HoldReason.PAUSED, "planning is paused by spec.planning.mode", present)
+    situation = Situation(spec, graph, profile, observation)
+    candidate = situation.candidate(1 if present is None else present.plan.epoch + 1)
+    found = Present(candidate, now, _digest(spec), observation.unavailable)
+    if present is None:
+        return Move(MoveReason.INITIAL, f"predicted {_milliseconds(candidate.predicted_seconds)}", found)
+    kept = replace(present, spec=found.spec, unavailable=found.unavailable)
+    if present.plan.model != candidate.model:
+        return Move(
+            MoveReason.SPEC_CHANGED,
+            f"another model; predicted {_milliseconds(candidate.predicted_seconds)}",
+            found,
+        )
+    if not difference(present.plan, candidate):
+        return Hold(HoldReason.UP_TO_DATE, "the plan in force is the best one", kept)
+    if present.spec != found.spec:
+        return Move(MoveReason.SPEC_CHANGED, f"the spec changed; {_gain(situation, present, candidate)}", found)
+    lost = sorted(_taking_part(present.plan) & observation.unavailable, key=lambda tier: tier.rank)
+    if lost:
+        message = f"no ready node is left for {', '.join(lost)}; predicted {_milliseconds(candidate.predicted_seconds)}"
+        return Move(MoveReason.NODES_CHANGED, message, found)
+    return _weigh(situation, present, found)
+
+
+def _weigh(situation: Situation, present: Present, found: Present) -> Decision:
+    """Moves where the gain is worth the disruption, and the last plan is old enough."""
+    planning = situation.spec.planning
+    before = situation.latency_of(present.plan)
+    gain = (before - found.plan.predicted_seconds) / before if before > 0 else 0.0
+    figures = _gain(situation, present, found.plan)
+    if gain * 100 < planning.min_improvement_percent:
+        message = f"{figures}: {gain:.1%} is below the {planning.min_improvement_percent} % that a new plan has to gain"
+        return Hold(HoldReason.MINIMUM_IMPROVEMENT, message, present)
+    wait = present.decided_at + planning.min_interval_seconds - found.decided_at
+    if wait > 0:
+        message = f"{figures}: waits {wait:.0f} s more for minIntervalSeconds"
+        return Hold(HoldReason.MINIMUM_INTERVAL, message, present, again_after=wait)
+    reason, cause = _cause(situation, present)
+    return Move(reason, f"{cause}; {figures}", found)
+
+
+def _cause(situation: Situation, present: Present) -> tuple[MoveReason, str]:
+    """What changed most since the present plan was decided."""
+    observation = situation.observation
+    if present.unavailable != observation.unavailable:
+        back = ", ".join(sorted(present.unavailable - observation.unavailable))
+        return MoveReason.NODES_CHANGED, f"nodes are ready for {back}" if back else "the ready nodes changed"
+    changes: list[tuple[float, MoveReason, str]] = []
+    network = observation.network
+    for link in LINKS:
+        old, new = present.plan.network.link(*link), network.link(*link)
+        bandwidth = f"{old.bytes_per_second / MEGABIT:.1f} -> {new.bytes_per_second / MEGABIT:.1f} Mbit/s"
+        round_trip = f"{old.round_trip_seconds * 1e3:.1f} -> {new.round_trip_seconds * 1e3:.1f} ms round trip"
+        for old_figure, new_figure, text in (
+            (old.bytes_per_second, new.bytes_per_second, bandwidth),
+            (old.round_trip_seconds, new.round_trip_seconds, round_trip),
+        ):
+            factor = _factor(old_figure, new_figure)
+            changes.append((factor, MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link {text}"))
+    for tier in TIERS:
+        old_speed, new_speed = present.plan.speeds[tier], observation.speeds[tier].speed
+        text = f"speed of {tier} {old_speed:.3g} -> {new_speed:.3g}"
+        changes.append((_factor(old_speed, new_speed), MoveReason.SPEED_CHANGED, text))
+    factor, reason, text = max(changes, key=lambda change: change[0])
+    return (reason, text) if factor > _NOISE else (MoveReason.SPEED_CHANGED, "the layers' times changed")
+
+
+def _factor(old: float, new: float) -> float:
+    """How many times the larger is the smaller; infinite where only one is zero."""
+    small, large = sorted((old, new))
+    return 1.0 if large == small else large / small if small > 0 else float("inf")
+
+
+def _gain(situation: Situation, present: Present, candidate: Plan) -> str:
+    before = situation.latency_of(present.plan)
+    return f"predicted {_milliseconds(before)} -> {_milliseconds(candidate.predicted_seconds)}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
+
+
+def _taking_part(plan: Plan) -> frozenset[Tier]:
+    return frozenset(part.tier for part in plan.segments if part.segment.takes_part)
+
+
+def _digest(spec: PipelineSpec) -> str:
+    """A digest of what plans depend on: not of the hysteresis, the images or the resources."""
+    planning = spec.planning
+    memory = {tier.name: tier.memory_budget for tier in spec.tiers}
+    parts = (
+        spec.model,
+        planning.mode,
+        planning.algorithm,
+        planning.objective,
+        planning.pins,
+        planning.backbone_bytes_per_request,
+        planning.manual,
+        memory,
+    )
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]

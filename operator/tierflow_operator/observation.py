@@ -1,0 +1,124 @@
+"""What is known of the world when a plan is decided, each figure with where it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from tierflow.manifest import InferencePipeline
+from tierflow.manifest_values import assumed_network, assumed_speeds
+from tierflow.network import NETWORKS, Link, Network, network_of
+from tierflow.speeds import DEFAULT_SPEEDS, parse_speeds
+from tierflow.tiers import TIERS, Tier
+
+DEFAULT_NETWORK = "wifi"
+"""The name of the network that is assumed where nobody says anything."""
+
+TierLink = tuple[Tier, Tier]
+"""A link by its (lower, upper) tier."""
+
+LINKS: tuple[TierLink, TierLink, TierLink] = (
+    (Tier.DEVICE, Tier.EDGE),
+    (Tier.EDGE, Tier.CLOUD),
+    (Tier.DEVICE, Tier.CLOUD),
+)
+
+
+def link_name(link: TierLink) -> str:
+    """A link as people write it: `edge-cloud`."""
+    return f"{link[0]}-{link[1]}"
+
+
+class Source(StrEnum):
+    """Where a figure comes from."""
+
+    MEASURED = "Measured"
+    ASSUMED = "Assumed"
+    """Said by the manifest's annotations or by a command's options."""
+    DEFAULT = "Default"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLink:
+    """A link's figures."""
+
+    link: Link
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedSpeed:
+    """A tier's speed, as a multiple of the profile's machine."""
+
+    speed: float
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a plan is decided from.
+
+    Attributes:
+        links: The three links by (lower, upper) tier. Without figures of its own, the direct link from device to cloud
+            is left out: it is then the path through the edge.
+        speeds: By tier.
+        ready_nodes: Ready, schedulable nodes by tier.
+    """
+
+    links: Mapping[TierLink, ObservedLink]
+    speeds: Mapping[Tier, ObservedSpeed]
+    ready_nodes: Mapping[Tier, int]
+
+    @property
+    def network(self) -> Network:
+        """The links as the planner takes them."""
+        direct = self.links.get((Tier.DEVICE, Tier.CLOUD))
+        return network_of(
+            self.links[(Tier.DEVICE, Tier.EDGE)].link,
+            self.links[(Tier.EDGE, Tier.CLOUD)].link,
+            None if direct is None else direct.link,
+        )
+
+    @property
+    def tier_speeds(self) -> dict[Tier, float]:
+        """The speeds as the planner takes them."""
+        return {tier: self.speeds[tier].speed for tier in TIERS}
+
+    @property
+    def unavailable(self) -> frozenset[Tier]:
+        """Tiers without a node that could compute anything. The device is always there: requests enter at it."""
+        return frozenset(tier for tier in (Tier.EDGE, Tier.CLOUD) if self.ready_nodes.get(tier, 0) == 0)
+
+
+def assumed(
+    pipeline: InferencePipeline,
+    ready_nodes: Mapping[Tier, int],
+    *,
+    network: Network | None = None,
+    speeds: Mapping[Tier, float] | None = None,
+) -> Observation:
+    """What to assume before anything was measured: what is given here, else the manifest's annotations or defaults."""
+    links = network or assumed_network(pipeline)
+    tiers = speeds or assumed_speeds(pipeline)
+    link_source = Source.DEFAULT if links is None else Source.ASSUMED
+    speed_source = Source.DEFAULT if tiers is None else Source.ASSUMED
+    known = links or NETWORKS[DEFAULT_NETWORK]
+    known_speeds = tiers or parse_speeds(DEFAULT_SPEEDS)
+    return Observation(
+        links={link: ObservedLink(known.link(*link), link_source) for link in LINKS},
+        speeds={tier: ObservedSpeed(known_speeds[tier], speed_source) for tier in TIERS},
+        ready_nodes=dict(ready_nodes),
+    )
+
+
+def measured(
+    observation: Observation, links: Mapping[TierLink, Link], speeds: Mapping[Tier, float] | None = None
+) -> Observation:
+    """The observation with measured figures in the place of assumed ones."""
+    return replace(
+        observation,
+        links={**observation.links, **{link: ObservedLink(found, Source.MEASURED) for link, found in links.items()}},
+        speeds={
+            **observation.speeds,
+            **{tier: ObservedSpeed(speed, Source.MEASURED) for tier, speed in (speeds or {}).items()},
+        },
+    )
