@@ -3,9 +3,46 @@
 Raises errors of `tierflow.errors` alone; the faces translate them.
 """
 
-from typing import Protocol
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
 
-from tierflow.protocol.messages import InferRequest, InferResponse, ModelMetadata, ServerMetadata
+from tierflow.descriptor import Downstream, SegmentDescriptor, WorkerDescriptor
+from tierflow.errors import (
+    DeadlineExceededError,
+    IntegrityError,
+    InvalidRequestError,
+    OverloadedError,
+    UnknownModelError,
+    UnreachableError,
+)
+from tierflow.graph import Tensor
+from tierflow.protocol.messages import (
+    BOUNDARY_PARAMETER,
+    SECONDS_PARAMETER,
+    InferRequest,
+    InferResponse,
+    InferTensor,
+    ModelMetadata,
+    ServerMetadata,
+    TensorMetadata,
+)
+from tierflow.segment import closest
+from tierflow.tiers import Tier
+from tierflow_worker.logs import Log
+from tierflow_worker.metrics import Metrics, Outcome, outcome_of
+from tierflow_worker.queue import ComputeQueue
+from tierflow_worker.segments import LoadedSegment, SegmentStore
+from tierflow_worker.tensors import check_tensors
+
+MODEL_VERSION: Final = "1"
+"""The one version that a pipeline has for clients; a plan's change is no new version, since no answer changes."""
+
+PLATFORM: Final = "onnxruntime_onnx"
+"""What serves the model, in the protocol's word for it."""
 
 
 class Inference(Protocol):
@@ -22,12 +59,13 @@ class Inference(Protocol):
             timeout: Seconds until the answer is of no use any more; None where the client set no deadline.
 
         Raises:
-            InvalidRequestError: naming the tensor whose name, dtype, shape or size is wrong, or the model that isn't
-                served here.
+            UnknownModelError: where the pipeline, or its version, isn't served here.
+            InvalidRequestError: naming the tensor whose name, dtype, shape or size is wrong.
             UnknownBoundaryError: where no segment of this worker accepts the boundary.
             OverloadedError: where the queue is full, here or further up; says when to try again.
             DeadlineExceededError: where the time was over before the answer was there.
-            UnreachableError: naming the tier above and its address, where it could not be reached.
+            UnreachableError: naming the tier above and its address, where it could not be reached; or where this worker
+                is draining.
         """
 
     def live(self) -> bool:
@@ -39,9 +77,237 @@ class Inference(Protocol):
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
 
-    def model_metadata(self, name: str) -> ModelMetadata:
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Inputs and outputs of the pipeline `name`.
 
         Raises:
-            InvalidRequestError: where that isn't the pipeline served here.
+            UnknownModelError: where that isn't the pipeline served here, or not its version.
         """
+
+
+class Sender(Protocol):
+    """What sends a request on: `tierflow_worker.chain.DownstreamClient`."""
+
+    async def infer(self, request: InferRequest, *, deadline: float | None) -> InferResponse:
+        """The answer of the worker there; `deadline` is on the data plane's clock."""
+
+
+class DataPlane:
+    """The worker's part in answering requests: check, compute, send on, merge.
+
+    Args:
+        descriptor: What the worker serves.
+        store: Its segments.
+        queue: Where computations wait for their turn.
+        downstream: A sender for each downstream that a segment has.
+        metrics: Where requests and runs are counted.
+        log: Bound to the worker.
+        in_flight_limit: Requests that may be under way in all.
+        version: Of Tierflow.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        descriptor: WorkerDescriptor,
+        store: SegmentStore,
+        queue: ComputeQueue,
+        downstream: Mapping[Downstream, Sender],
+        *,
+        metrics: Metrics,
+        log: Log,
+        in_flight_limit: int = 128,
+        version: str = "",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._descriptor = descriptor
+        self._store = store
+        self._queue = queue
+        self._downstream = downstream
+        self._metrics = metrics
+        self._log = log
+        self._in_flight_limit = in_flight_limit
+        self._version = version
+        self._clock = clock
+        self._loaded = False
+        self._draining = False
+        self._in_flight = 0
+        self._numbers = itertools.count(1)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have come and not ended."""
+        return self._in_flight
+
+    def set_loaded(self) -> None:
+        """Makes the worker ready: its current segment is loaded."""
+        self._loaded = True
+        self._metrics.set_ready(self.ready())
+
+    def drain(self) -> None:
+        """Makes the worker unready for good; requests under way go on, new ones are refused."""
+        self._draining = True
+        self._metrics.set_ready(False)
+
+    def live(self) -> bool:
+        """Whether the process answers at all."""
+        return True
+
+    def ready(self) -> bool:
+        """Whether requests are accepted: the segment is loaded, and the worker is not draining."""
+        return self._loaded and not self._draining
+
+    def server_metadata(self) -> ServerMetadata:
+        """Name, version and extensions of this server."""
+        return ServerMetadata("tierflow", self._version)
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        """Inputs and outputs of the pipeline `name`; see `Inference`."""
+        self._check_model(name, version)
+        return ModelMetadata(
+            name=name,
+            platform=PLATFORM,
+            inputs=_metadata(self._descriptor.inputs),
+            outputs=_metadata(self._descriptor.outputs),
+            versions=(MODEL_VERSION,),
+        )
+
+    async def infer(self, request: InferRequest, *, timeout: float | None = None) -> InferResponse:
+        """Answers a request; see `Inference`."""
+        began = self._clock()
+        self._count(1)
+        problem: BaseException | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._admit(request, began, None if timeout is None else began + timeout)
+        except TimeoutError as error:
+            problem = DeadlineExceededError(f"no answer within the deadline of {timeout:.3f} s")
+            raise problem from error
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            self._count(-1)
+            self._note_end(request, problem, self._clock() - began)
+
+    def _count(self, by: int) -> None:
+        self._in_flight += by
+        self._metrics.set_in_flight(self._in_flight)
+
+    def _note_end(self, request: InferRequest, problem: BaseException | None, seconds: float) -> None:
+        outcome = outcome_of(problem)
+        self._metrics.observe_request(outcome, seconds)
+        fields = {"request": request.id, "seconds": round(seconds, 6)}
+        if problem is None:
+            self._log.debug("request answered", **fields)
+        elif outcome is Outcome.CANCELLED:
+            self._log.info("request cancelled", **fields)
+        else:
+            self._log.warning("request failed", outcome=outcome, error=str(problem)[:500], **fields)
+
+    async def _admit(self, request: InferRequest, began: float, deadline: float | None) -> InferResponse:
+        if self._draining:
+            raise UnreachableError("this worker is draining; another one takes its requests")
+        if self._in_flight > self._in_flight_limit:
+            raise OverloadedError(
+                f"{self._in_flight_limit} requests are under way already, which is the limit; try again later, or "
+                "raise --in-flight",
+                retry_after_seconds=1.0,
+            )
+        if deadline is not None and began >= deadline:
+            raise DeadlineExceededError("the deadline had passed before the request came")
+        self._check_model(request.model, request.version)
+        wanted = self._wanted(request.outputs)
+        boundary = request.parameters.get(BOUNDARY_PARAMETER)
+        place = self._place(boundary)
+        if boundary is not None:
+            tensors = await self._answer(replace(request, id=self._name(request)), place, wanted, deadline)
+            spent = {SECONDS_PARAMETER: self._clock() - began}
+            return InferResponse(request.model, tensors, request.id, spent, MODEL_VERSION)
+        wanted = wanted or tuple(tensor.name for tensor in self._descriptor.outputs)
+        tensors = await self._answer(replace(request, id=self._name(request)), place, wanted, deadline)
+        return InferResponse(request.model, self._ordered(tensors, wanted), request.id, {}, MODEL_VERSION)
+
+    def _name(self, request: InferRequest) -> str:
+        """The request's id in logs and on its way up, where the client gave none."""
+        return request.id or f"{self._descriptor.tier}-{next(self._numbers)}"
+
+    def _check_model(self, name: str, version: str) -> None:
+        served = self._descriptor.pipeline
+        if name != served:
+            raise UnknownModelError(f"no model {name!r} is served here; this worker serves {served}", subject=name)
+        if version not in ("", MODEL_VERSION):
+            raise UnknownModelError(
+                f"{name} has no version {version!r}; its only one is {MODEL_VERSION}, or leave it out", subject=version
+            )
+
+    def _wanted(self, outputs: Sequence[str]) -> tuple[str, ...]:
+        known = [tensor.name for tensor in self._descriptor.outputs]
+        for place, name in enumerate(outputs):
+            if name not in known:
+                raise InvalidRequestError(
+                    f"the model has no output {name!r}{closest(name, known)}; it has {', '.join(known)}", subject=name
+                )
+            if name in outputs[:place]:
+                raise InvalidRequestError(f"the output {name!r} is asked for twice; ask once", subject=name)
+        return tuple(outputs)
+
+    def _place(self, boundary: object) -> int:
+        """The place of the segment that a request is for."""
+        if boundary is not None:
+            return self._store.find(str(boundary))
+        if self._descriptor.tier is not Tier.DEVICE:
+            raise InvalidRequestError(
+                f"this is the {self._descriptor.tier} tier of {self._descriptor.pipeline}; send requests to its device "
+                f"tier, or name a boundary in the parameter {BOUNDARY_PARAMETER}",
+                subject=BOUNDARY_PARAMETER,
+            )
+        if not self._descriptor.segments:
+            raise UnreachableError("this worker has no segment yet; its descriptor gives none", subject=Tier.DEVICE)
+        return 0
+
+    async def _answer(
+        self, request: InferRequest, place: int, wanted: tuple[str, ...], deadline: float | None
+    ) -> tuple[InferTensor, ...]:
+        """The wanted outputs that this segment and those above it make; () wants all."""
+        segment = self._descriptor.segments[place]
+        entry = BOUNDARY_PARAMETER not in request.parameters
+        what = f"the model {request.model}" if entry else f"boundary {segment.accepts.id}"
+        tensors = check_tensors(request.tensors, segment.accepts.tensors, what=what)
+        loaded = await self._store.get(place)
+        if loaded.computes:
+            tensors |= await self._compute(segment, loaded, tensors)
+        own = tuple(tensors[result.name] for result in segment.results if not wanted or result.name in wanted)
+        missing = tuple(name for name in wanted if all(tensor.name != name for tensor in own))
+        if segment.sends is None or segment.downstream is None or (wanted and not missing):
+            return own
+        onward = InferRequest(
+            model=request.model,
+            tensors=tuple(tensors[tensor.name] for tensor in segment.sends.tensors),
+            id=request.id,
+            outputs=missing if len(missing) < len(self._descriptor.outputs) else (),
+            parameters={BOUNDARY_PARAMETER: segment.sends.id},
+        )
+        answer = await self._downstream[segment.downstream].infer(onward, deadline=deadline)
+        return own + answer.tensors
+
+    async def _compute(
+        self, segment: SegmentDescriptor, loaded: LoadedSegment, tensors: Mapping[str, InferTensor]
+    ) -> dict[str, InferTensor]:
+        cancellation = loaded.cancellation()
+        computed, seconds = await self._queue.run(lambda: loaded.run(tensors, cancellation), cancel=cancellation.cancel)
+        self._metrics.observe_segment(segment.id, seconds)
+        return computed
+
+    def _ordered(self, tensors: Sequence[InferTensor], wanted: Sequence[str]) -> tuple[InferTensor, ...]:
+        """The wanted outputs in the order wanted, checked, since the tiers above may be other programs."""
+        outputs = {tensor.name: tensor for tensor in self._descriptor.outputs}
+        try:
+            found = check_tensors(tensors, [outputs[name] for name in wanted], what="the answer")
+        except InvalidRequestError as error:
+            raise IntegrityError(f"the tiers above answered wrongly: {error}", subject=error.subject) from error
+        return tuple(found[name] for name in wanted)
+
+
+def _metadata(tensors: Sequence[Tensor]) -> tuple[TensorMetadata, ...]:
+    return tuple(TensorMetadata(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)

@@ -1,0 +1,178 @@
+"""The client side of the chain: one connection to each worker that requests are sent on to.
+
+A computation is pure, so a request may be sent again whenever its answer did not come because the connection or the
+worker went away: while a worker is replaced behind a stable address, its requests wait for the new one. They are not
+sent again where the worker answered, whatever it said, nor when their time is over.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from tierflow.descriptor import Downstream
+from tierflow.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    TierflowError,
+    UnreachableError,
+)
+from tierflow.protocol import wire
+from tierflow.protocol.codec import decode_response, encode_request
+from tierflow.protocol.messages import SECONDS_PARAMETER, InferRequest, InferResponse
+from tierflow.tiers import Tier
+from tierflow_worker.links import Transfer
+from tierflow_worker.statuses import from_status
+
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 0.5
+_LARGEST_MARGIN_SECONDS: Final = 0.05
+_MARGIN: Final = 0.05  # of the time left, kept for the way back
+_GONE: Final = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED))
+
+
+class LinkObserver(Protocol):
+    """Who wants to know what the links do."""
+
+    def transferred(self, to: Tier, transfer: Transfer) -> None:
+        """A request and its answer have crossed the link to a tier."""
+
+    def unreachable(self, to: Tier) -> None:
+        """A request could not be sent to a tier, or its answer did not come."""
+
+
+def channel_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    """Options of a channel between workers."""
+    return (
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # A worker that is replaced is back in seconds; look for it often.
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 1000),  # how long one attempt to connect may take
+        ("grpc.max_reconnect_backoff_ms", 500),
+        # A peer that vanished without a word (a node that died) is noticed although nothing is sent back.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_retries", 0),  # retried below, where it is known what is safe
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
+
+class DownstreamClient:
+    """Sends requests on to the worker of the next tier that takes part.
+
+    Must be made inside the event loop that uses it.
+
+    Args:
+        downstream: The worker.
+        max_message_bytes: Largest message either way.
+        patience_seconds: How long to try to reach it, deadline permitting.
+        observer: Is told of transfers; None for nobody.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        downstream: Downstream,
+        *,
+        max_message_bytes: int,
+        patience_seconds: float,
+        observer: LinkObserver | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._tier = downstream.tier
+        self._name = f"{downstream.tier} at {downstream.address}"
+        self._patience_seconds = patience_seconds
+        self._observer = observer
+        self._clock = clock
+        self._channel = grpc.aio.insecure_channel(downstream.address, options=channel_options(max_message_bytes))
+        self._call = self._channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+
+    async def infer(self, request: InferRequest, *, deadline: float | None) -> InferResponse:
+        """Sends a request and waits for its answer, in spite of a worker that is being replaced.
+
+        Args:
+            request: With the boundary's id among its parameters.
+            deadline: On `clock`; None for none.
+
+        Raises:
+            UnreachableError: where the worker could not be reached, or was lost, for the whole patience.
+            DeadlineExceededError: where it did not answer in time.
+            IntegrityError: where its answer is garbage.
+            TierflowError: what it answered.
+        """
+        data = encode_request(request)
+        give_up = self._clock() + self._patience_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            began = self._clock()
+            left = None if deadline is None else deadline - began
+            try:
+                answer = await self._send(data, left)
+            except grpc.aio.AioRpcError as error:
+                problem = self._understand(error)
+                if not isinstance(problem, _GoneError):
+                    raise problem from error
+                limit = give_up if deadline is None else min(give_up, deadline - _margin(left or 0.0))
+                if self._clock() + pause >= limit:
+                    raise UnreachableError(f"{self._name} can't be reached: {problem}", subject=self._tier) from error
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            response = decode_response(answer)
+            self._observe(response, len(data), len(answer), self._clock() - began)
+            return response
+
+    async def close(self) -> None:
+        """Ends the connection, and the requests that are under way on it."""
+        await self._channel.close()
+
+    async def _send(self, data: bytes, left: float | None) -> bytes:
+        """One attempt, with a deadline of its own that leaves time for the way back."""
+        timeout = None if left is None else max(left - _margin(left), 0.001)
+        answer: bytes = await self._call(data, timeout=timeout)
+        return answer
+
+    def _understand(self, error: Any) -> TierflowError:
+        """What an attempt's failure means; `_GoneError` where another attempt makes sense."""
+        meant = from_status(error, sender=self._name)
+        if meant is not None and not (isinstance(meant, UnreachableError) and not meant.subject):
+            return meant
+        code, details = error.code(), error.details() or ""
+        if code in _GONE:
+            self._tell_unreachable()
+            return _GoneError(details or code.name)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+                self._tell_unreachable()
+                return UnreachableError(
+                    f"{self._name} can't be reached: no connection within the deadline", subject=self._tier
+                )
+            return DeadlineExceededError(f"{self._name} did not answer within the deadline", subject=self._tier)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return InvalidRequestError(
+                f"{self._name} refused the message: {details}; raise --max-message-bytes on both tiers",
+                subject=self._tier,
+            )
+        return TierflowError(f"{self._name} failed: {code.name} {details}", subject=self._tier)
+
+    def _observe(self, response: InferResponse, sent: int, received: int, seconds: float) -> None:
+        elsewhere = response.parameters.get(SECONDS_PARAMETER, 0.0)
+        if self._observer is not None and isinstance(elsewhere, float):
+            self._observer.transferred(self._tier, Transfer(sent, received, seconds, elsewhere))
+
+    def _tell_unreachable(self) -> None:
+        if self._observer is not None:
+            self._observer.unreachable(self._tier)
+
+
+class _GoneError(UnreachableError):
+    """The connection or the worker went away before it answered."""
+
+
+def _margin(left: float) -> float:
+    return min(_MARGIN * left, _LARGEST_MARGIN_SECONDS)

@@ -1,0 +1,147 @@
+"""The files of a worker's segments: cut out of the whole model once, then kept in the cache.
+
+Cutting runs in a process of its own (`python -m tierflow_worker.extraction`), because the onnx package and the model's
+graph would otherwise stay in the worker's memory for good, and because it goes on beside the worker's own start.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tierflow import descriptor as descriptors
+from tierflow import errors
+from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
+from tierflow.errors import IntegrityError, TierflowError
+from tierflow.graph import Tensor
+
+_FORMAT: Final = "2"  # count up when the files that are cut from the same model change
+_FAILED: Final = 2
+
+
+class _Report(msgspec.Struct):
+    """What the cutting process says when it failed."""
+
+    kind: str
+    message: str
+    subject: str
+
+
+def computed_tensors(segment: SegmentDescriptor) -> tuple[Tensor, ...]:
+    """What a segment has to compute: all that it sends or returns and isn't given; () for a mere relay."""
+    accepted = {tensor.name for tensor in segment.accepts.tensors}
+    sends = segment.sends.tensors if segment.sends else ()
+    wanted = {tensor.name: tensor for tensor in (*sends, *segment.results) if tensor.name not in accepted}
+    return tuple(wanted.values())
+
+
+def segment_file(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> Path:
+    """Where the model of a segment is kept; its name depends on all that its content depends on."""
+    accepts = sorted(tensor.name for tensor in segment.accepts.tensors)
+    computed = sorted(tensor.name for tensor in computed_tensors(segment))
+    key = "\0".join((_FORMAT, descriptor.model.identity, *accepts, "", *computed))
+    return cache_dir / "segments" / hashlib.sha256(key.encode()).hexdigest()[:32] / "model.onnx"
+
+
+class Cutting:
+    """A process that cuts out the model of one segment.
+
+    Args:
+        descriptor_file: The worker's descriptor.
+        place: The segment's place in it.
+        cache_dir: Where models and segments are kept.
+    """
+
+    def __init__(self, descriptor_file: Path, place: int, cache_dir: Path) -> None:
+        command = [sys.executable, "-m", __name__, str(descriptor_file), str(place), str(cache_dir)]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603 - ours
+
+    def wait(self) -> None:
+        """Waits until the segment's file is there.
+
+        Raises:
+            TierflowError: what the process failed with.
+        """
+        output, _ = self._process.communicate()
+        if self._process.returncode == 0:
+            return
+        try:
+            report = msgspec.json.decode(output, type=_Report)
+        except msgspec.DecodeError as error:
+            raise TierflowError(
+                f"cutting the segment out of the model ended with code {self._process.returncode}"
+            ) from error
+        kind = getattr(errors, report.kind, TierflowError)
+        raise kind(report.message, subject=report.subject)
+
+    def stop(self) -> None:
+        """Ends the process if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> Path:
+    """Cuts the model of a segment out of the whole one, in this process; returns its file.
+
+    The file is complete or not there, whoever else does the same at the same time.
+
+    Raises:
+        IntegrityError: where the model is not the one that the descriptor means.
+        TierflowError: where the model can't be opened, or not be cut there.
+    """
+    from tierflow.model.extract import extract_segment
+
+    from tierflow.model import open_model
+
+    reference = descriptor.model
+    model = open_model(
+        reference.uri, sha256=reference.sha256, input_shapes=reference.input_shapes or None, cache_dir=cache_dir
+    )
+    if model.identity != reference.identity:
+        raise IntegrityError(
+            f"{reference.uri} is {model.identity}, but the plan was made for {reference.identity}; plan again",
+            subject=reference.uri,
+        )
+    target = segment_file(descriptor, segment, cache_dir)
+    target.parent.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent.parent))
+    try:
+        extract_segment(
+            model,
+            [tensor.name for tensor in segment.accepts.tensors],
+            [tensor.name for tensor in computed_tensors(segment)],
+            unfinished / target.name,
+        )
+        with contextlib.suppress(OSError):  # another worker was faster, and its file is the same
+            unfinished.rename(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def main() -> int:
+    """Cuts the segment that the command line names; prints a report where that fails."""
+    descriptor_file, place, cache_dir = sys.argv[1:]
+    try:
+        descriptor = descriptors.decode(Path(descriptor_file).read_bytes())
+        extract(descriptor, descriptor.segments[int(place)], Path(cache_dir))
+    except (TierflowError, OSError) as error:
+        kind = type(error).__name__ if isinstance(error, TierflowError) else TierflowError.__name__
+        report = _Report(kind, str(error), getattr(error, "subject", ""))
+        sys.stdout.buffer.write(msgspec.json.encode(report))
+        sys.stdout.flush()
+        return _FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # taking the whole graph apart takes a while, and nothing is left to do

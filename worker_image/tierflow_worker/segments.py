@@ -1,0 +1,196 @@
+"""The segments of a worker: the current one and those before it, loaded when needed, unloaded when idle."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
+from tierflow.errors import InvalidModelError, UnknownBoundaryError
+from tierflow.protocol.messages import InferTensor
+from tierflow_worker.extraction import Cutting, computed_tensors, segment_file
+
+
+class Computation(Protocol):
+    """A run that another thread may end."""
+
+    def cancel(self) -> None:
+        """Ends it before its next layer."""
+
+
+class LoadedSegment:
+    """A segment that is ready to compute.
+
+    Args:
+        segment: What it is.
+        session: Its `tierflow_worker.runtime.Session`; None for a segment that computes nothing.
+    """
+
+    def __init__(self, segment: SegmentDescriptor, session: Any) -> None:
+        self._session = session
+        self._computed = computed_tensors(segment)
+        if session is not None:
+            from tierflow_worker.runtime import numpy_dtype
+
+            self._numpy_types = {name: numpy_dtype(dtype) for name, dtype in session.inputs.items()}
+
+    @property
+    def computes(self) -> bool:
+        """Whether there is anything to compute."""
+        return self._session is not None
+
+    def cancellation(self) -> Any:
+        """What ends a run of this segment: a `tierflow_worker.runtime.Cancellation`."""
+        from tierflow_worker.runtime import Cancellation
+
+        return Cancellation()
+
+    def run(self, tensors: Mapping[str, InferTensor], cancellation: Any) -> dict[str, InferTensor]:
+        """Computes what the segment sends and returns beside the tensors that it was given.
+
+        Args:
+            tensors: The checked tensors that it accepts, by name.
+            cancellation: Made by `cancellation`.
+
+        Raises:
+            InvalidRequestError: naming the layer that can't compute with these values.
+            DeadlineExceededError: where the run was ended.
+        """
+        from tierflow_worker.tensors import from_array, to_array
+
+        feeds = {name: to_array(tensors[name], dtype) for name, dtype in self._numpy_types.items()}
+        arrays = self._session.run(feeds, [tensor.name for tensor in self._computed], cancellation=cancellation)
+        return {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in self._computed}
+
+
+class SegmentLoader:
+    """Loads segments, from the cache where they were cut out before.
+
+    Args:
+        descriptor: The worker's descriptor.
+        descriptor_file: The file it was read from.
+        cache_dir: Where models and segments are kept.
+        threads: Threads within a layer.
+    """
+
+    def __init__(self, descriptor: WorkerDescriptor, descriptor_file: Path, cache_dir: Path, *, threads: int) -> None:
+        self._descriptor = descriptor
+        self._descriptor_file = descriptor_file
+        self._cache_dir = cache_dir
+        self._threads = threads
+        self._cutting: Cutting | None = None
+
+    def load(self, place: int) -> LoadedSegment:
+        """Loads the segment at a place in the descriptor. Blocks; may be called from any one thread at a time.
+
+        Raises:
+            TierflowError: where the model can't be had, not be cut there, or not be loaded.
+        """
+        segment = self._descriptor.segments[place]
+        if not computed_tensors(segment):
+            return LoadedSegment(segment, None)
+        file = segment_file(self._descriptor, segment, self._cache_dir)
+        was_cached = file.exists()
+        if not was_cached:
+            self._cutting = Cutting(self._descriptor_file, place, self._cache_dir)
+        from tierflow_worker.runtime import create_session  # takes its time, in which the other process cuts
+
+        if self._cutting:
+            self._cutting.wait()
+            self._cutting = None
+        try:
+            return LoadedSegment(segment, create_session(file, threads=self._threads))
+        except InvalidModelError:
+            if not was_cached:
+                raise
+            # A damaged file in the cache must not stop this worker for good: cut it out again.
+            shutil.rmtree(file.parent)
+            return self.load(place)
+
+    def stop(self) -> None:
+        """Ends a cutting process that still runs."""
+        if self._cutting:
+            self._cutting.stop()
+
+
+class SegmentStore:
+    """The worker's segments by the boundary that they accept.
+
+    Args:
+        segments: The current one first.
+        load: Loads the one at a place; called in a thread, one at a time.
+        idle_seconds: After so long without a request a segment other than the current one is unloaded.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        segments: tuple[SegmentDescriptor, ...],
+        load: Callable[[int], LoadedSegment],
+        *,
+        idle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._segments = segments
+        self._load = load
+        self._idle_seconds = idle_seconds
+        self._clock = clock
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loaded: dict[int, Future[LoadedSegment]] = {}
+        self._last_use: dict[int, float] = {}
+
+    def begin(self, place: int) -> "Future[LoadedSegment]":
+        """Starts to load a segment unless that was done; may be called before there is an event loop."""
+        self._last_use[place] = self._clock()
+        if place not in self._loaded or _failed(self._loaded[place]):
+            self._loaded[place] = self._executor.submit(self._load, place)
+        return self._loaded[place]
+
+    async def get(self, place: int) -> LoadedSegment:
+        """The segment at a place, loaded if it wasn't.
+
+        Raises:
+            TierflowError: where it can't be loaded; the next call tries again.
+        """
+        future = self.begin(place)
+        if future.done():
+            return future.result()
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def find(self, boundary: str) -> int:
+        """The place of the newest segment that accepts a boundary.
+
+        Raises:
+            UnknownBoundaryError: naming the boundary, and those that are accepted.
+        """
+        for place, segment in enumerate(self._segments):
+            if segment.accepts.id == boundary:
+                return place
+        accepted = ", ".join(segment.accepts.id for segment in self._segments) or "none, being a standby"
+        raise UnknownBoundaryError(
+            f"boundary {boundary} is not accepted here: the sender has another plan; accepted: {accepted}",
+            subject=boundary,
+        )
+
+    def unload_idle(self) -> tuple[int, ...]:
+        """Unloads the segments that have been idle for long, never the current one; returns their places."""
+        now = self._clock()
+        idle = tuple(
+            place
+            for place, future in self._loaded.items()
+            if place != 0 and future.done() and now - self._last_use[place] >= self._idle_seconds
+        )
+        for place in idle:
+            del self._loaded[place]
+        return idle
+
+    def close(self) -> None:
+        """Ends the loading thread once it is done with what it loads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _failed(future: "Future[LoadedSegment]") -> bool:
+    return future.done() and future.exception() is not None

@@ -1,0 +1,219 @@
+"""A worker's life: assemble it, listen, load, serve, drain.
+
+The segment is loaded in a thread while the servers start, so that requests and probes are answered from early on;
+requests wait for the segment, as they do for a worker that is being replaced.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from tierflow.descriptor import Downstream, WorkerDescriptor
+from tierflow.errors import TierflowError
+from tierflow.tiers import Tier
+from tierflow_worker.chain import DownstreamClient
+from tierflow_worker.dataplane import DataPlane
+from tierflow_worker.grpc_face import GrpcFace
+from tierflow_worker.links import Transfer
+from tierflow_worker.logs import Log
+from tierflow_worker.memory import give_back
+from tierflow_worker.metrics import Metrics, Purpose
+from tierflow_worker.queue import ComputeQueue
+from tierflow_worker.segments import SegmentStore
+from tierflow_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from tierflow_worker.rest_face import RestFace
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SHORTEST_CHECK_SECONDS = 0.05
+
+
+class _Links:
+    """Hands what the chain's clients see to the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def transferred(self, to: Tier, transfer: Transfer) -> None:
+        self._metrics.count_link_bytes(
+            to, sent=transfer.sent_bytes, received=transfer.received_bytes, purpose=Purpose.REQUEST
+        )
+        self._metrics.set_link_up(to, True)
+
+    def unreachable(self, to: Tier) -> None:
+        self._metrics.set_link_up(to, False)
+
+
+class Worker:
+    """One worker process, assembled.
+
+    Must be made inside the event loop.
+
+    Args:
+        settings: How to run.
+        descriptor: What to serve.
+        store: The segments, the current one being loaded already.
+        log: Bound to the worker.
+    """
+
+    def __init__(self, settings: Settings, descriptor: WorkerDescriptor, store: SegmentStore, log: Log) -> None:
+        self._settings = settings
+        self._descriptor = descriptor
+        self._store = store
+        self._log = log
+        self._stop = asyncio.Event()
+        self._metrics = Metrics(
+            pipeline=descriptor.pipeline,
+            namespace=descriptor.namespace,
+            tier=descriptor.tier,
+            version=_version("tierflow"),
+            runtime_version=_version("onnxruntime"),
+        )
+        self._queue = ComputeQueue(settings.queue, speed=settings.speed, observe_length=self._metrics.set_queue)
+        self._metrics.set_queue_capacity(settings.queue)
+        links = _Links(self._metrics)
+        self._clients = {
+            downstream: DownstreamClient(
+                downstream,
+                max_message_bytes=settings.max_message_bytes,
+                patience_seconds=settings.patience_seconds,
+                observer=links,
+            )
+            for downstream in _downstreams(descriptor)
+        }
+        self._plane = DataPlane(
+            descriptor,
+            store,
+            self._queue,
+            self._clients,
+            metrics=self._metrics,
+            log=log,
+            in_flight_limit=settings.in_flight,
+            version=_version("tierflow"),
+        )
+        self._rest: RestFace | None = None
+        self._grpc = GrpcFace(
+            self._plane, pipeline=descriptor.pipeline, max_message_bytes=settings.max_message_bytes, log=log
+        )
+
+    async def run(self, began: float) -> None:
+        """Serves until a signal to stop, then drains.
+
+        Args:
+            began: When the process began, on `time.perf_counter`, for the log.
+
+        Raises:
+            TierflowError: where a port can't be had, or the segment not be loaded.
+        """
+        with _signals(self._ask_to_stop):
+            grpc_port = await self._grpc.start(self._settings.host, self._settings.grpc_port)
+            try:
+                rest_port = await self._start_rest()
+                self._log.info("listening", grpc_port=grpc_port, rest_port=rest_port)
+                if await self._load_current():
+                    self._plane.set_loaded()
+                    await self._grpc.tell_readiness()
+                    self._log.info(
+                        "ready", grpc_port=grpc_port, rest_port=rest_port, seconds=round(time.perf_counter() - began, 3)
+                    )
+                    await self._serve()
+            finally:
+                await self._drain()
+
+    async def _start_rest(self) -> int:
+        from tierflow_worker.rest_face import RestFace  # takes its time, in which gRPC answers already
+
+        self._rest = RestFace(
+            self._plane,
+            self._metrics,
+            max_message_bytes=self._settings.max_message_bytes,
+            drain_seconds=self._settings.drain_seconds,
+            log=self._log,
+        )
+        return await self._rest.start(self._settings.host, self._settings.rest_port)
+
+    async def _load_current(self) -> bool:
+        """Waits for the current segment; False where a signal to stop came first."""
+        if not self._descriptor.segments:
+            return True
+        loading = asyncio.ensure_future(self._load(0))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if loading.done():
+            loading.result()
+            return True
+        loading.cancel()
+        return False
+
+    async def _load(self, place: int) -> None:
+        segment = self._descriptor.segments[place]
+        began = time.perf_counter()
+        await self._store.get(place)
+        seconds = time.perf_counter() - began
+        self._metrics.observe_load(segment.id, seconds)
+        self._log.info("segment loaded", segment=segment.id, layers=segment.layers, seconds=round(seconds, 3))
+
+    async def _serve(self) -> None:
+        """Loads the previous segments, and unloads them when idle, until asked to stop."""
+        housekeeping = asyncio.ensure_future(self._keep_house())
+        await self._stop.wait()
+        housekeeping.cancel()
+
+    async def _keep_house(self) -> None:
+        for place in range(1, len(self._descriptor.segments)):
+            try:
+                await self._load(place)
+            except TierflowError as error:
+                self._log.error("previous segment can't be loaded", place=place, error=str(error))
+        while True:
+            await asyncio.sleep(max(self._settings.drain_seconds / 4, _SHORTEST_CHECK_SECONDS))
+            for place in self._store.unload_idle():
+                segment = self._descriptor.segments[place].id
+                self._metrics.forget_segment(segment)
+                self._log.info("segment unloaded", segment=segment)
+                give_back()
+
+    def _ask_to_stop(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)  # asked twice: at once
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self._log.info("draining", in_flight=self._plane.in_flight)
+        self._plane.drain()
+        await self._grpc.tell_readiness()
+        stopping = [self._grpc.stop(self._settings.drain_seconds)]
+        if self._rest is not None:
+            stopping.append(self._rest.stop())
+        await asyncio.gather(*stopping)
+        for client in self._clients.values():
+            await client.close()
+        self._queue.close()
+        self._log.info("stopped", in_flight=self._plane.in_flight)
+
+
+def _downstreams(descriptor: WorkerDescriptor) -> set[Downstream]:
+    return {segment.downstream for segment in descriptor.segments if segment.downstream is not None}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def _signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, ask_to_stop)
+    yield
+    # Left in place: a second signal during the drain ends the process at once.
