@@ -1,0 +1,260 @@
+"""Downloads a model into the cache, once for all processes of this machine, through fsspec.
+
+Each model has a folder of its own, named after its uri and version, which appears all at once when it is complete.
+"""
+
+import fcntl
+import hashlib
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from tierflow.errors import InvalidModelError, TierflowError, UnreachableError, UnsupportedError
+from tierflow.model.checksum import check_sha256, normalised, sha256_of
+
+Progress = Callable[[int, int | None], None]
+Value = TypeVar("Value")
+
+STALL_SECONDS: Final = 30.0
+"""A storage that sends nothing for so long is taken for unreachable."""
+_ATTEMPTS: Final = 4
+_CHUNK: Final = 1 << 22
+_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "http": "worker", "https": "worker"}
+_VERSIONS: Final = ("ETag", "etag", "e_tag", "md5", "Content-MD5", "Last-Modified", "LastModified", "mtime", "created")
+"""What storages tell of a file that changes when its content does, the surest first."""
+
+
+def download(uri: str, scheme: str, *, sha256: str, cache: Path, progress: Progress | None = None) -> Path:
+    """The path of the model at `uri` in the cache, downloaded unless it is there in its present version.
+
+    Args:
+        uri: Where the model is.
+        scheme: What stands before `://` in it.
+        sha256: What its content must have; with it, a model that is in the cache needs no network. "" to take any.
+        cache: The cache's folder.
+        progress: Is told the bytes done of this file, and how many it has.
+
+    Raises:
+        UnsupportedError: where the scheme is unknown, or needs a package that isn't installed.
+        UnreachableError: where the storage doesn't answer, or stops answering.
+        InvalidModelError: where there is nothing at the uri, or it is no ONNX model.
+        IntegrityError: where the content doesn't have the wanted SHA-256.
+    """
+    storage = _Storage(uri, _filesystem(scheme))
+    folder = cache / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    remote: Mapping[str, Any] | None = None
+    version = f"sha256:{normalised(sha256)}" if sha256 else None
+    if version is None:
+        remote = storage.info(uri)
+        version = next((f"{key}:{remote[key]}:{remote.get('size')}" for key in _VERSIONS if remote.get(key)), None)
+    key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:40]
+    home = folder / key
+    path = home / _file_name(uri)
+    with _locked(folder / f"{key}.lock"):
+        # Without a version nobody knows whether the copy is still what is there.
+        if version is None or not path.is_file():
+            with tempfile.TemporaryDirectory(prefix=f"{key}-", dir=folder, ignore_cleanup_errors=True) as draft:
+                target = Path(draft) / "model"
+                target.mkdir()
+                _fetch_all(storage, target, sha256=sha256, size=_size(remote), progress=progress)
+                shutil.rmtree(home, ignore_errors=True)
+                target.rename(home)
+        elif sha256:
+            check_sha256(sha256_of(path, cache), sha256, uri=uri)
+    return path
+
+
+def _fetch_all(storage: "_Storage", folder: Path, *, sha256: str, size: int | None, progress: Progress | None) -> None:
+    """Fetches the model, and the files beside it that its weights are in."""
+    from tierflow.model.reading import read_model
+    from tierflow.model.skeleton import external_locations
+
+    path = folder / _file_name(storage.uri)
+    digest = storage.fetch(storage.uri, path, size=size, progress=progress)
+    if sha256:
+        check_sha256(digest, sha256, uri=storage.uri)
+    for location in sorted(external_locations(read_model(path).model.graph)):
+        beside = (folder / location).resolve()
+        if not beside.is_relative_to(folder.resolve()):
+            raise InvalidModelError(
+                f"{storage.uri} has weights in {location!r}, which is outside of its own folder; save them beside it",
+                subject=location,
+            )
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        storage.fetch(_sibling(storage.uri, location), beside, size=None, progress=progress)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, so that a model is downloaded once and a crash blocks no one."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _filesystem(scheme: str) -> Any:
+    import fsspec
+
+    known = set(fsspec.available_protocols())
+    if scheme not in known:
+        usual = ["zoo", "file", "https", "http", "s3"]
+        others = ", ".join(sorted(known.difference(usual)))
+        raise UnsupportedError(
+            f"the scheme {scheme}:// is unknown; use a path, {', '.join(f'{one}://' for one in usual)}, or one of "
+            f"fsspec's: {others}",
+            subject=scheme,
+        )
+    try:
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        hint = f"pip install 'tierflow[{extra}]'" if extra else str(error)
+        raise UnsupportedError(f"{scheme}:// needs a package that is not installed: {hint}", subject=scheme) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    uri: str
+    filesystem: Any
+
+    def info(self, uri: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._ask(uri, lambda: self.filesystem.info(uri))
+        return found
+
+    def fetch(self, uri: str, path: Path, *, size: int | None, progress: Progress | None) -> str:
+        """Writes the file at `uri` to `path`, going on where a broken connection left off; returns its SHA-256."""
+        size = size if size is not None else _size(self.info(uri))
+        digest = hashlib.sha256()
+        done = 0
+        with path.open("wb") as target:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    for chunk in self._chunks(uri, done):
+                        target.write(chunk)
+                        digest.update(chunk)
+                        done += len(chunk)
+                        if progress is not None:
+                            progress(done, size)
+                    if size is None or done == size:
+                        return digest.hexdigest()
+                    cause: TierflowError = UnreachableError(
+                        f"{uri} sent {done} bytes of {size} and ended; try again", subject=uri
+                    )
+                except _RestartError:
+                    target.seek(0)
+                    target.truncate()
+                    digest, done = hashlib.sha256(), 0
+                    continue
+                except UnreachableError as error:
+                    cause = error
+                if attempt == _ATTEMPTS - 1 or not done:
+                    raise cause
+        raise UnreachableError(f"{uri} breaks off again and again; try again later", subject=uri)
+
+    def _chunks(self, uri: str, begin: int) -> Iterator[bytes]:
+        """The content from `begin` on.
+
+        From the start a plain stream does, which every server has; to go on, blocks are asked for by their range.
+        """
+        stream = begin == 0 and uri.startswith(("http://", "https://"))
+        file = self._ask(uri, lambda: self.filesystem.open(uri, "rb", block_size=0 if stream else _CHUNK))
+        try:
+            if begin:
+                file.seek(begin)
+            while chunk := self._ask(uri, lambda: file.read(_CHUNK)):
+                yield chunk
+        except _NoRangesError as error:
+            raise _RestartError from error
+        finally:
+            file.close()
+
+    def _ask(self, uri: str, call: Callable[[], Value]) -> Value:
+        try:
+            return _bounded(call)
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"{uri} did not answer within {STALL_SECONDS:g} s; check the address and the network", subject=uri
+            ) from error
+        except FileNotFoundError as error:
+            raise _absent(uri, error) from error
+        except PermissionError as error:
+            raise UnreachableError(
+                f"{uri} may not be read ({error}); check the credentials in the environment", subject=uri
+            ) from error
+        except ValueError as error:
+            if "range requests" in str(error):
+                raise _NoRangesError from error
+            raise UnreachableError(f"{uri} can't be read: {error}; check the address", subject=uri) from error
+        except Exception as error:  # each storage has its own exceptions
+            raise UnreachableError(
+                f"{uri} can't be reached: {str(error) or type(error).__name__}; check the address and the network",
+                subject=uri,
+            ) from error
+
+
+class _NoRangesError(Exception):
+    """The server can't send a part of a file."""
+
+
+class _RestartError(Exception):
+    """What was fetched so far is of no use."""
+
+
+def _absent(uri: str, error: FileNotFoundError) -> TierflowError:
+    """Of HTTP, fsspec says FileNotFoundError for every failure; only its cause tells an answer from no answer."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if cause is None or status in (404, 410):
+        return InvalidModelError(f"there is no file at {uri}; check the address", subject=uri)
+    if status is not None:
+        return UnreachableError(f"{uri} was refused with HTTP status {status}; check the address", subject=uri)
+    return UnreachableError(
+        f"{uri} can't be reached: {str(cause) or type(cause).__name__}; check the address and the network", subject=uri
+    )
+
+
+def _bounded(call: Callable[[], Value]) -> Value:
+    """The call's result; TimeoutError where it takes longer than `STALL_SECONDS`.
+
+    The thread of a call that never returns is left behind: it can't be ended, and doesn't keep the process alive.
+    """
+    results: queue.SimpleQueue[tuple[Value | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except BaseException as error:  # handed to the caller's thread
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="tierflow-download").start()
+    try:
+        value, error = results.get(timeout=STALL_SECONDS)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]  # None is there only beside an error
+
+
+def _size(info: Mapping[str, Any] | None) -> int | None:
+    size = info.get("size") if info else None
+    return int(size) if size is not None else None
+
+
+def _file_name(uri: str) -> str:
+    name = Path(unquote(urlsplit(uri).path if "://" in uri else uri)).name
+    return name or "model.onnx"
+
+
+def _sibling(uri: str, location: str) -> str:
+    """The uri of a file beside the one at `uri`; a query, which may hold a signature, stays."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/" + location))
