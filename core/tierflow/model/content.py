@@ -93,31 +93,33 @@ def read_content(name: str, content: Content) -> memoryview:
     data = _read(name, content.path, content.offset, content.length)
     if isinstance(content, Span):
         return memoryview(data)
-    return memoryview(decode(bytes(data), content.form, name=name).raw_data)
+    return memoryview(decode(data, content.form, name=name).raw_data)
 
 
-def _read(name: str, path: Path, offset: int, length: int) -> bytearray:
-    data = bytearray(length)
+def _read(name: str, path: Path, offset: int, length: int) -> bytes:
+    pieces: list[bytes] = []
+    missing = length
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            view, got = memoryview(data), 0
-            while got < length:
-                count = file.readinto(view[got:])
-                if not count:
+            while missing:
+                # One call reads it all, but for 2 GiB and more.
+                piece = file.read(missing)
+                if not piece:
                     raise InvalidModelError(
                         f"{path} ends before the content of weight {name} does (byte {offset + length}): "
                         "it was cut short or replaced; get the model again",
                         subject=name,
                     )
-                got += count
+                pieces.append(piece)
+                missing -= len(piece)
     except OSError as error:
         raise InvalidModelError(
             f"the content of weight {name} can't be read from {path}: {os.strerror(error.errno or 0)}; "
             "put the file back beside the model",
             subject=name,
         ) from error
-    return data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def decode(data: bytes, form: Form, *, name: str) -> onnx.TensorProto:
