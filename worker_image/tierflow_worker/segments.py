@@ -6,19 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final
 
 from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import InvalidModelError, UnknownBoundaryError
 from tierflow.protocol.messages import InferTensor
 from tierflow_worker.extraction import Cutting, computed_tensors, segment_file
-
-
-class Computation(Protocol):
-    """A run that another thread may end."""
-
-    def cancel(self) -> None:
-        """Ends it before its next layer."""
 
 
 class LoadedSegment:
@@ -27,9 +20,11 @@ class LoadedSegment:
     Args:
         segment: What it is.
         session: Its `tierflow_worker.runtime.Session`; None for a segment that computes nothing.
+        load_seconds: How long it took to cut out and load.
     """
 
-    def __init__(self, segment: SegmentDescriptor, session: Any) -> None:
+    def __init__(self, segment: SegmentDescriptor, session: Any, *, load_seconds: float = 0.0) -> None:
+        self.load_seconds: Final = load_seconds
         self._session = session
         self._computed = computed_tensors(segment)
         if session is not None:
@@ -89,6 +84,7 @@ class SegmentLoader:
         Raises:
             TierflowError: where the model can't be had, not be cut there, or not be loaded.
         """
+        began = time.perf_counter()
         segment = self._descriptor.segments[place]
         if not computed_tensors(segment):
             return LoadedSegment(segment, None)
@@ -102,13 +98,14 @@ class SegmentLoader:
             self._cutting.wait()
             self._cutting = None
         try:
-            return LoadedSegment(segment, create_session(file, threads=self._threads))
+            session = create_session(file, threads=self._threads)
         except InvalidModelError:
             if not was_cached:
                 raise
             # A damaged file in the cache must not stop this worker for good: cut it out again.
             shutil.rmtree(file.parent)
             return self.load(place)
+        return LoadedSegment(segment, session, load_seconds=time.perf_counter() - began)
 
     def stop(self) -> None:
         """Ends a cutting process that still runs."""

@@ -154,9 +154,7 @@ class Worker:
 
     async def _load(self, place: int) -> None:
         segment = self._descriptor.segments[place]
-        began = time.perf_counter()
-        await self._store.get(place)
-        seconds = time.perf_counter() - began
+        seconds = (await self._store.get(place)).load_seconds
         self._metrics.observe_load(segment.id, seconds)
         self._log.info("segment loaded", segment=segment.id, layers=segment.layers, seconds=round(seconds, 3))
 
