@@ -154,7 +154,7 @@ def test_a_source_that_is_none_is_refused_by_name(text: str, message: str) -> No
 def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.pt2"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(InvalidInputError, match="odd.pt2 is no program"):
+    with pytest.raises(InvalidInputError, match=r"odd\.pt2 is no program"):
         load_source(str(path))
 
 
