@@ -107,7 +107,7 @@ def _differing(wanted: Any, live: Any, path: str) -> Iterable[str]:
 
 
 def _amount(quantity: object) -> Fraction | None:
-    """A quantity as a number, since the API server rewrites them (0.5 as 500m, 1024Mi as 1Gi); None where it is none."""
+    """A quantity as a number, since the API server rewrites them (0.5 as 500m, 1024Mi as 1Gi); None for other texts."""
     match = _QUANTITY.match(str(quantity))
     return None if match is None else Fraction(match[1]) * _SUFFIXES[match[2]]
 
