@@ -6,7 +6,7 @@ Nothing of ONNX Runtime's own types or errors leaves this module, other than as 
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,8 +171,64 @@ def create_session(
         UnsupportedError: naming the operator that ONNX Runtime does not have, and its layer.
         InvalidModelError: where the file is no model, is missing or contradicts itself.
     """
-    options = onnxruntime.SessionOptions()
+    options = _options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized.name}.weights"
+        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _load_error(error, path.name) from error
+    return Session(session, source=path.name)
+
+
+class Weights:
+    """Constants that several sessions share, each in memory once."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._values: Final = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for name, array in arrays.items()
+        }
+
+    def of(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
+        """The values of some of them, for `create_kernel_session`."""
+        return {name: self._values[name] for name in names if name in self._values}
+
+
+def create_kernel_session(model: bytes, weights: Weights, names: Sequence[str], *, threads: int = 1) -> Session:
+    """Loads a model whose nodes are already what the runtime made of them; it is run as it is.
+
+    Args:
+        model: The serialised model; the content of the initialisers `names` is left out.
+        weights: What holds that content. It has to outlive the session.
+        names: The initialisers to take from `weights`.
+        threads: Threads within a layer.
+
+    Raises:
+        InvalidModelError: where the runtime refuses the model.
+    """
+    options = _options(threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    values = weights.of(names)
+    options.add_external_initializers(list(values), list(values.values()))
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _load_error(error, "a part of the segment") from error
+    return Session(session, source="a part of the segment")
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    """What all sessions have in common."""
+    options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -180,16 +236,7 @@ def create_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = _FATAL
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _load_error(error, path.name) from error
-    return Session(session, source=path.name)
+    return options
 
 
 def _dtype(node: onnxruntime.NodeArg, source: str) -> str:

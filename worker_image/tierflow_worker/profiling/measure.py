@@ -1,0 +1,157 @@
+"""Measures the profile of a model on this machine.
+
+The model is run as a whole, where the runtime fuses layers and chooses layouts as it likes; and the layers that profit
+from that are run alone, where it can't. The first says what the layers cost where nothing is cut, the second what they
+cost beside a cut. Both together predict any segment (`tierflow.segment_time`).
+"""
+
+import itertools
+import math
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tierflow.graph import Graph, Tensor
+from tierflow.model.extract import extract_segment
+from tierflow.model.model import Model
+from tierflow.profile import Profile
+from tierflow.segment_time import crossings_of
+from tierflow_worker.profiling.attribution import Attribution, attribute
+from tierflow_worker.profiling.feeds import feeds_of
+from tierflow_worker.profiling.recording import Recording, Whole
+from tierflow_worker.profiling.tearing import Shape, Torn, measure_torn
+from tierflow_worker.runtime import VERSION
+
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and which part of the whole is done, from 0 to 1."""
+
+_SECONDS: Final = 2.0
+_FEWEST_ROUNDS: Final = 6
+_MOST_ROUNDS: Final = 40
+
+
+def measure_profile(
+    model: Model, *, threads: int = 1, rounds: int | None = None, progress: Progress | None = None
+) -> Profile:
+    """Measures `model` on this machine, with random inputs.
+
+    Args:
+        model: The whole model.
+        threads: Threads within a layer.
+        rounds: How often it is run; None chooses by the model's size, so that it takes a few seconds.
+        progress: Is told how far it is.
+
+    Raises:
+        UnsupportedError: where the model has an operator that ONNX Runtime lacks.
+        InvalidModelError: where ONNX Runtime can't load the model.
+    """
+    tell = progress or (lambda _what, _done: None)
+    graph = model.graph
+    feeds = feeds_of(graph)
+    with tempfile.TemporaryDirectory(prefix="tierflow-profile-") as name:
+        folder = Path(name)
+        tell("preparing the model", 0.0)
+        path = folder / "whole.onnx"
+        extract_segment(model, graph.inputs, _computed(graph), path)
+        runs = Whole(path, feeds, threads=threads, folder=folder)
+        turns = rounds or max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(_SECONDS / runs.run())))
+        count = itertools.count(1)
+
+        def tick() -> None:
+            tell("measuring the layers", 0.1 + 0.9 * min(1.0, next(count) / (2 * turns + 1)))
+
+        for _ in range(turns):
+            runs.run()
+            tick()
+        whole = runs.recording()
+        del runs  # and the memory of its sessions
+        fused = attribute(graph, whole.kernels)
+        shapes = [graph.tensors[tensor].shape for tensor in sorted(fused.blocked)]
+        places = torn_layers(graph, fused)
+        torn = measure_torn(model, places, shapes, rounds=turns, threads=threads, folder=folder, tick=tick)
+    tell("done", 1.0)
+    return profile_of(graph, whole, torn, model=model.identity, machine=machine_name(threads))
+
+
+def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machine: str) -> Profile:
+    """The profile that the measurements make.
+
+    Args:
+        graph: The whole model.
+        whole: What it takes where nothing is cut.
+        torn: What layers take beside a cut.
+        model: Its identity.
+        machine: Where it was measured.
+    """
+    # The recorder slows the run down, and kernels are not all of it: the run without it is what counts.
+    fused = attribute(graph, whole.kernels)
+    scale = max(whole.run_seconds - whole.empty_seconds, 0.0) / fused.total if fused.total else 0.0
+    layers = {
+        layer.name: (fused.layers[place] + fused.reorders.get(place, 0.0)) * scale
+        for place, layer in enumerate(graph.layers)
+    }
+    # What goes through a layer without a kernel is changed only in name: whoever reads it runs as ever.
+    beside_cut = {place: torn.layers[place] for place in torn_layers(graph, fused)}
+    unchanged = {
+        layer.name: layers[layer.name]
+        for place, layer in enumerate(graph.layers)
+        if fused.native.intersection(layer.inputs) and place not in beside_cut and place not in fused.any_layout
+    }
+    native = {name: graph.tensors[name] for name in sorted(fused.native)}
+    entering = {name for place in fused.any_layout for name in graph.layers[place].inputs} - fused.enters.keys()
+    profile = Profile(
+        model=model,
+        source="measured",
+        machine=machine,
+        layers=layers,
+        segment=whole.empty_seconds,
+        torn=unchanged | {graph.layers[place].name: seconds for place, seconds in beside_cut.items()},
+        enters={name: _of_shape(native[name], torn.enters) for name in sorted(fused.blocked & entering)},
+        leaves={
+            name: _of_shape(tensor, torn.leaves) if name in fused.blocked - fused.leaves.keys() else 0.0
+            for name, tensor in native.items()
+        },
+    )
+    return msgspec.structs.replace(profile, crossings=crossings_of(graph, profile))
+
+
+def torn_layers(graph: Graph, fused: Attribution) -> list[int]:
+    """Places of the layers that take another time beside a cut than in the whole model."""
+    places = []
+    for place, layer in enumerate(graph.layers):
+        native = fused.native.intersection(layer.inputs)
+        has_own_kernel = place in fused.anchors and not native & fused.blocked
+        if native and place not in fused.any_layout and not has_own_kernel:
+            places.append(place)
+    return places
+
+
+def _of_shape(tensor: Tensor, measured: Mapping[Shape, float]) -> float:
+    """Seconds for a tensor, in proportion to the nearest size where its own shape has no measurement."""
+    if measured.get(tensor.shape):
+        return measured[tensor.shape]
+    rates = {math.prod(shape): seconds / math.prod(shape) for shape, seconds in measured.items() if seconds}
+    if not rates or not tensor.elements:
+        return 0.0
+    nearest = min(rates, key=lambda elements: abs(math.log(elements / tensor.elements)))
+    return rates[nearest] * tensor.elements
+
+
+def _computed(graph: Graph) -> list[str]:
+    """The outputs of a graph that layers make."""
+    return [name for name in graph.outputs if name in graph.producer]
+
+
+def machine_name(threads: int) -> str:
+    """This machine, as people tell machines apart: processor, threads used, runtime."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
+        processor = next(names, processor)
+    plural = "s" if threads > 1 else ""
+    return f"{processor}, {threads} thread{plural}, ONNX Runtime {VERSION}"

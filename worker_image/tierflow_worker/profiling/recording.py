@@ -1,0 +1,180 @@
+"""Runs a model file with ONNX Runtime's recorder on, and says how long each kernel of the optimised graph took.
+
+The runtime rewrites a model before it runs it. Its recording names kernels, the rewritten graph names their tensors;
+here they are brought together. What that has to do with the model's layers is `tierflow_worker.profiling.attribution`.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tierflow.errors import TierflowError
+from tierflow_worker.runtime import Array, Session, create_session
+
+_SUFFIX: Final = "_kernel_time"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One node of the optimised graph, and the seconds of one run of it.
+
+    `inputs` and `outputs` are names of tensors: the model's where they survived, else the runtime's own.
+    """
+
+    name: str
+    kind: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded model.
+
+    Attributes:
+        kernels: In the order of their execution.
+        run_seconds: One run of the whole model without the recorder.
+        empty_seconds: One run of a model that computes nothing.
+    """
+
+    kernels: tuple[Kernel, ...]
+    run_seconds: float
+    empty_seconds: float
+
+
+class Recorder:
+    """A model file, loaded with the recorder on; its rounds can be interleaved with others'."""
+
+    def __init__(self, path: Path, feeds: Mapping[str, Array], *, threads: int, folder: Path) -> None:
+        self._feeds = feeds
+        self._optimized = folder / f"{path.stem}.optimized.onnx"
+        self._session = create_session(
+            path, threads=threads, profile=folder / f"{path.stem}.kernels", optimized=self._optimized
+        )
+
+    def run(self) -> None:
+        """One recorded round."""
+        self._session.run(self._feeds)
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Ends the recording. The first round warmed up and does not count."""
+        events = json.loads(self._session.end_profiling().read_text())
+        graph = onnx.load(self._optimized, load_external_data=False).graph
+        return _kernels(list(graph.node), kernel_events(events))
+
+
+class KernelEvent(msgspec.Struct, frozen=True):
+    """What was recorded of one kernel: its node's name (made up where it has none), its operator, its durations."""
+
+    name: str
+    kind: str
+    seconds: tuple[float, ...]
+
+
+def kernel_events(events: Sequence[Mapping[str, Any]]) -> list[KernelEvent]:
+    """The kernels of a recording in the order of their first run; those inside an If or a Loop belong to that."""
+    durations: dict[tuple[str, str], list[float]] = {}
+    kinds: dict[tuple[str, str], str] = {}
+    outer_end = -1
+    runs = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX)]
+    # An outer kernel begins no later and lasts at least as long as those within it.
+    for event in sorted(runs, key=lambda run: (run["ts"], -run["dur"], run["args"].get("op_name") not in _HOLDERS)):
+        end = event["ts"] + event["dur"]
+        if end <= outer_end and event["ts"] < outer_end:
+            continue
+        key = (event["args"].get("node_index", ""), event["name"].removesuffix(_SUFFIX))
+        kinds[key] = event["args"].get("op_name", "")
+        if kinds[key] in _HOLDERS:
+            outer_end = end
+        durations.setdefault(key, []).append(event["dur"] * 1e-6)
+    return [KernelEvent(key[1], kinds[key], tuple(seconds)) for key, seconds in durations.items()]
+
+
+_HOLDERS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
+def _kernels(nodes: Sequence[onnx.NodeProto], events: Sequence[KernelEvent]) -> tuple[Kernel, ...]:
+    """Brings nodes and what was recorded of them together: by place, since both follow the order of execution."""
+    same_order = len(nodes) == len(events) and all(
+        node.op_type == event.kind and node.name in ("", event.name) for node, event in zip(nodes, events, strict=True)
+    )
+    by_name = {event.name: event for event in events}
+    found = events if same_order else [by_name.get(node.name) for node in nodes]
+    return tuple(
+        Kernel(
+            name=node.name,
+            kind=node.op_type,
+            domain=node.domain,
+            inputs=tuple(filter(None, node.input)),
+            outputs=tuple(filter(None, node.output)),
+            seconds=typical(event.seconds[1:] or event.seconds) if event else 0.0,
+        )
+        for node, event in zip(nodes, found, strict=True)
+    )
+
+
+def typical(seconds: Sequence[float]) -> float:
+    """What a run takes when nothing disturbs it: the mean of the fastest quarter.
+
+    On a machine that others use as well, times are never too short and often far too long; the mean of several also
+    brings a resolution below that of the recorder's clock, a microsecond.
+    """
+    if not seconds:
+        raise TierflowError("nothing was measured")
+    fastest = sorted(seconds)[: max(1, len(seconds) // 4)]
+    return statistics.fmean(fastest)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+class Whole:
+    """A model file that is run in turn with the recorder, without it, and before a model that computes nothing.
+
+    What disturbs the machine disturbs all three. The last one says what a run costs beside its kernels where something
+    else ran before it, as between the requests of a pipeline: ten times what it costs in a loop of its own.
+    """
+
+    def __init__(self, path: Path, feeds: Mapping[str, Array], *, threads: int, folder: Path) -> None:
+        self._feeds = feeds
+        self._plain = create_session(path, threads=threads)
+        self._recorder = Recorder(path, feeds, threads=threads, folder=folder)
+        self._nothing = _nothing(folder / "nothing.onnx")
+        self._seconds: list[float] = []
+        self._nothing_seconds: list[float] = []
+        self.run()  # warms up
+
+    def run(self) -> float:
+        """One round; returns the seconds of all of it."""
+        began = time.perf_counter()
+        self._seconds.append(timed(lambda: self._plain.run(self._feeds)))
+        self._nothing_seconds.append(timed(lambda: self._nothing.run({"x": np.ones(1, np.float32)})))
+        self._recorder.run()
+        return time.perf_counter() - began
+
+    def recording(self) -> Recording:
+        """Ends the recording."""
+        kernels = self._recorder.kernels()
+        return Recording(kernels, typical(self._seconds[1:]), typical(self._nothing_seconds[1:]))
+
+
+def _nothing(path: Path) -> Session:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), path)
+    return create_session(path)

@@ -1,0 +1,161 @@
+"""Measures what layers cost beside a cut: alone, on ordinary tensors, and with changes of the memory layout.
+
+All that has to be known of one model is put into one small model of many components that have nothing to do with each
+other, so that the runtime can fuse none of them. Layers that do the same on the same shapes are measured once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, compose, helper
+
+from tierflow.graph import Graph, Layer, Tensor
+from tierflow.model.extract import extract_segment
+from tierflow.model.model import Model
+from tierflow_worker.profiling.feeds import feed
+from tierflow_worker.profiling.recording import Kernel, Recorder
+from tierflow_worker.runtime import Array
+
+_PROBE: Final = "layout{}/"
+_LAYER: Final = "layer{}/"
+
+Shape = tuple[int, ...]
+Signature = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """What was measured, in seconds.
+
+    Attributes:
+        layers: By the place of each layer that was asked for.
+        enters: By shape of four dimensions: into the runtime's own layout.
+        leaves: By shape of four dimensions: out of it.
+    """
+
+    layers: Mapping[int, float]
+    enters: Mapping[Shape, float]
+    leaves: Mapping[Shape, float]
+
+
+def measure_torn(
+    model: Model,
+    places: Sequence[int],
+    shapes: Sequence[Shape],
+    *,
+    rounds: int,
+    threads: int,
+    folder: Path,
+    tick: Callable[[], None],
+) -> Torn:
+    """Measures the layers at `places` alone, and changes of layout for tensors of `shapes`.
+
+    Raises:
+        UnsupportedError: where ONNX Runtime lacks a layer's operator for ordinary tensors.
+    """
+    graph = model.graph
+    alike: dict[Signature, int] = {}
+    for place in places:
+        alike.setdefault(signature(graph, graph.layers[place]), place)
+    shapes = [shape for shape in dict.fromkeys(shapes) if len(shape) == 4 and all(shape)]
+    if not alike and not shapes:
+        return Torn({}, {}, {})
+    path = folder / "torn.onnx"
+    onnx.save(_components(model, list(alike.values()), shapes, folder), path)
+    recorder = Recorder(path, _feeds(path), threads=threads, folder=folder)
+    for _ in range(rounds + 1):
+        recorder.run()
+        tick()
+    computing, entering, leaving = _by_component(recorder.kernels())
+    return Torn(
+        layers={
+            place: computing.get(_LAYER.format(alike[signature(graph, graph.layers[place])]), 0.0) for place in places
+        },
+        enters={shape: entering.get(_PROBE.format(place), 0.0) for place, shape in enumerate(shapes)},
+        leaves={shape: leaving.get(_PROBE.format(place), 0.0) for place, shape in enumerate(shapes)},
+    )
+
+
+def signature(graph: Graph, layer: Layer) -> Signature:
+    """What decides how long a layer takes alone: equal for layers that do the same on the same shapes."""
+
+    def shape_of(name: str) -> Signature:
+        tensor = graph.tensors.get(name) or graph.weights.get(name)
+        return (tensor.dtype, tensor.shape) if tensor else ()
+
+    read = tuple(shape_of(name) for name in (*layer.inputs, *layer.weights))
+    made = tuple(shape_of(name) for name in layer.outputs)
+    return (layer.domain, layer.kind, tuple(sorted(layer.attributes.items())), read, made)
+
+
+def _components(model: Model, places: Sequence[int], shapes: Sequence[Shape], folder: Path) -> onnx.ModelProto:
+    """One model of a component for each layer, and one for each shape whose changes of layout are to be measured."""
+    parts = []
+    path = folder / "alone.onnx"
+    for place in places:
+        layer = model.graph.layers[place]
+        made = [name for name in layer.outputs if name in model.graph.tensors]
+        extract_segment(model, layer.inputs, made, path)
+        parts.append(compose.add_prefix(onnx.load(path), _LAYER.format(place)))
+    opsets = parts[0].opset_import if parts else [helper.make_opsetid("", 15)]
+    probe_opset = [helper.make_opsetid("", next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx")))]
+    for place, shape in enumerate(shapes):
+        parts.append(compose.add_prefix(_layout_probe(shape, probe_opset), _PROBE.format(place)))
+    graph = helper.make_graph(
+        [node for part in parts for node in part.graph.node],
+        "torn",
+        [value for part in parts for value in part.graph.input],
+        [value for part in parts for value in part.graph.output],
+        [initializer for part in parts for initializer in part.graph.initializer],
+    )
+    version = max(part.ir_version for part in parts)
+    functions = {(one.domain, one.name): one for part in parts for one in part.functions}
+    return helper.make_model(graph, opset_imports=opsets, ir_version=version, functions=list(functions.values()))
+
+
+def _layout_probe(shape: Shape, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    """The cheapest convolution, of 1x1 and one channel at a time: the runtime changes the layout before and after."""
+    channels = shape[1]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [channels, 1, 1, 1], np.ones(channels, np.float32))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=channels)
+    return helper.make_model(
+        helper.make_graph([node], "probe", values[:1], values[1:], [weight]), opset_imports=opsets, ir_version=8
+    )
+
+
+def _feeds(path: Path) -> dict[str, Array]:
+    generator = np.random.default_rng(0)
+    feeds: dict[str, Array] = {}
+    same: dict[tuple[str, Shape], NDArray[np.generic]] = {}
+    for value in onnx.load(path, load_external_data=False).graph.input:
+        kind = value.type.tensor_type
+        shape = tuple(dimension.dim_value for dimension in kind.shape.dim)
+        dtype = TensorProto.DataType.Name(kind.elem_type).lower()
+        dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+        if (dtype, shape) not in same:
+            same[dtype, shape] = feed(Tensor(name=value.name, dtype=dtype, shape=shape), generator)
+        feeds[value.name] = same[dtype, shape]
+    return feeds
+
+
+def _by_component(kernels: Sequence[Kernel]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Seconds by component: of computing, of changes into the runtime's layout, and out of it."""
+    component: dict[str, str] = {}
+    computing: dict[str, float] = {}
+    entering: dict[str, float] = {}
+    leaving: dict[str, float] = {}
+    for kernel in kernels:
+        names = (*kernel.inputs, *kernel.outputs)
+        own = next((component[name] for name in names if name in component), None) or next(
+            (name.partition("/")[0] + "/" for name in names if "/" in name), ""
+        )
+        component.update(dict.fromkeys(kernel.outputs, own))
+        booked = {"ReorderInput": entering, "ReorderOutput": leaving}.get(kernel.kind, computing)
+        booked[own] = booked.get(own, 0.0) + kernel.seconds
+    return computing, entering, leaving
