@@ -64,3 +64,8 @@ def _three_digits(value: float) -> str:
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def plain(text: str) -> str:
+    """`text` with a mark in place of every character that would move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)

@@ -1,0 +1,150 @@
+"""From what the user named and wished to a plan: the manifest's fields, what flags put in their place, and defaults."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tierflow.errors import InvalidInputError
+from tierflow.manifest import PlanningMode
+from tierflow.manifest_values import assumed_network, assumed_speeds, constraints_of
+from tierflow.network import NETWORKS, Network, parse_network
+from tierflow.partition.latency import evaluate
+from tierflow.partition.problem import Algorithm, Constraints, Latency, Pin, Problem
+from tierflow.partition.select import partitioner
+from tierflow.plan import Plan, plan_of
+from tierflow.planning import problem_of
+from tierflow.profile import Profile
+from tierflow.segment import closest, cut
+from tierflow.speeds import DEFAULT_SPEEDS, parse_speeds
+from tierflow.tiers import TIERS, Tier
+from tierflow.units import Bytes, parse_bytes
+from tierflow_cli.layer_times import layer_times
+from tierflow_cli.options import DEFAULT_NETWORK
+from tierflow_cli.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The planning flags as they were given; None where one wasn't."""
+
+    network: str | None = None
+    speeds: str | None = None
+    algorithm: str | None = None
+    profile: str = "estimate"
+    pins: Sequence[str] = ()
+    memory: Sequence[str] = ()
+    backbone_bytes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and everything that it was made from.
+
+    `seconds` is how long it took from graph and costs to the plan; `by_hand` whether the manifest gave the cut.
+    """
+
+    target: Target
+    profile: Profile
+    problem: Problem
+    plan: Plan
+    latency: Latency
+    seconds: float
+    by_hand: bool = False
+
+
+def planned(target: Target, wishes: Wishes) -> Planned:
+    """Plans what the user named.
+
+    Raises:
+        InvalidInputError: naming the flag or the manifest's field that is wrong.
+        InfeasibleError: where no plan meets the constraints.
+    """
+    network, speeds = network_for(target, wishes), speeds_for(target, wishes)
+    constraints = constraints_for(target, wishes)
+    profile = layer_times(target.model, wishes.profile)
+    graph = target.model.graph
+    problem = problem_of(graph, profile, network, speeds, constraints)
+    planning = target.pipeline.spec.planning if target.pipeline else None
+    by_hand = planning is not None and planning.mode is PlanningMode.MANUAL and wishes.algorithm is None
+    began = time.perf_counter()
+    if planning is not None and by_hand:
+        from tierflow_operator.manual import plan_for
+
+        tiers = cut(graph, planning.manual.device_last_layer or "", planning.manual.edge_last_layer or "")
+        plan = plan_for(graph, profile, network, speeds, tiers, constraints=constraints)
+    else:
+        algorithm = Algorithm(wishes.algorithm) if wishes.algorithm else planning.algorithm if planning else None
+        partition = partitioner(algorithm or Algorithm.EXACT)(problem)
+        plan = plan_of(graph, partition, model=profile.model, network=network, speeds=speeds)
+    seconds = time.perf_counter() - began
+    latency = evaluate(problem, plan.tiers(graph), plan.route)
+    return Planned(target, profile, problem, plan, latency, seconds, by_hand)
+
+
+def network_for(target: Target, wishes: Wishes) -> Network:
+    """The links: the flag's, else the manifest's, else those of `DEFAULT_NETWORK`."""
+    if wishes.network is not None:
+        return parse_network(wishes.network)
+    stated = assumed_network(target.pipeline) if target.pipeline else None
+    return stated or NETWORKS[DEFAULT_NETWORK]
+
+
+def speeds_for(target: Target, wishes: Wishes) -> dict[Tier, float]:
+    """The tiers' speeds: the flag's, else the manifest's, else the default ones."""
+    if wishes.speeds is not None:
+        return parse_speeds(wishes.speeds)
+    stated = assumed_speeds(target.pipeline) if target.pipeline else None
+    return stated or parse_speeds(DEFAULT_SPEEDS)
+
+
+def constraints_for(target: Target, wishes: Wishes) -> Constraints:
+    """The manifest's constraints, with the flags' pins added and the flags' budgets in place of its own."""
+    stated = constraints_of(target.pipeline.spec) if target.pipeline else Constraints()
+    backbone = wishes.backbone_bytes
+    return replace(
+        stated,
+        pins=(*stated.pins, *parse_pins(wishes.pins)),
+        memory={**stated.memory, **parse_memory(wishes.memory)},
+        backbone_bytes=stated.backbone_bytes if backbone is None else parse_bytes(backbone, field="--backbone-bytes"),
+    )
+
+
+def parse_pins(texts: Sequence[str]) -> tuple[Pin, ...]:
+    """Reads pins like `layer1.0/relu=device`; a layer's name may have = in it.
+
+    Raises:
+        InvalidInputError: where a text is none, or names no tier.
+    """
+    pins = []
+    for text in texts:
+        layer, equals, tier = text.rpartition("=")
+        if not equals or not layer:
+            raise InvalidInputError(f"--pin: {text!r} is no pin; write it like conv1=device", subject="--pin")
+        pins.append(Pin(text, layer, _tier(tier, "--pin")))
+    return tuple(pins)
+
+
+def parse_memory(texts: Sequence[str]) -> Mapping[Tier, Bytes]:
+    """Reads memory budgets like `device=512Mi`.
+
+    Raises:
+        InvalidInputError: where a text is none, names no tier, or a tier is named twice.
+    """
+    budgets: dict[Tier, Bytes] = {}
+    for text in texts:
+        name, equals, size = text.partition("=")
+        if not equals:
+            raise InvalidInputError(f"--memory: {text!r} is no budget; write it like device=512Mi", subject="--memory")
+        tier = _tier(name, "--memory")
+        if tier in budgets:
+            raise InvalidInputError(f"--memory: {tier} is given twice; leave one out", subject="--memory")
+        budgets[tier] = parse_bytes(size, field=f"--memory {tier}")
+    return budgets
+
+
+def _tier(text: str, field: str) -> Tier:
+    if text not in list(TIERS):
+        raise InvalidInputError(
+            f"{field}: there is no tier {text!r}{closest(text, TIERS)}; there are {', '.join(TIERS)}", subject=field
+        )
+    return Tier(text)
