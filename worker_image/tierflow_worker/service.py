@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.errors import TierflowError
-from tierflow.tiers import Tier
+from tierflow_worker.calibration import Calibration
 from tierflow_worker.chain import DownstreamClient
 from tierflow_worker.dataplane import DataPlane
 from tierflow_worker.grpc_face import GrpcFace
-from tierflow_worker.links import Transfer
 from tierflow_worker.logs import Log
 from tierflow_worker.memory import give_back
-from tierflow_worker.metrics import Metrics, Purpose
+from tierflow_worker.metrics import Metrics
+from tierflow_worker.probing import LinkWatch, Prober, neighbours_of
 from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.segments import SegmentStore
 from tierflow_worker.settings import Settings
@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
-
-
-class _Links:
-    """Hands what the chain's clients see to the metrics."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def transferred(self, to: Tier, transfer: Transfer) -> None:
-        self._metrics.count_link_bytes(
-            to, sent=transfer.sent_bytes, received=transfer.received_bytes, purpose=Purpose.REQUEST
-        )
-        self._metrics.set_link_up(to, True)
-
-    def unreachable(self, to: Tier) -> None:
-        self._metrics.set_link_up(to, False)
 
 
 class Worker:
@@ -77,13 +61,13 @@ class Worker:
         )
         self._queue = ComputeQueue(settings.queue, speed=settings.speed, observe_length=self._metrics.set_queue)
         self._metrics.set_queue_capacity(settings.queue)
-        links = _Links(self._metrics)
+        self._links = LinkWatch(self._metrics)
         self._clients = {
             downstream: DownstreamClient(
                 downstream,
                 max_message_bytes=settings.max_message_bytes,
                 patience_seconds=settings.patience_seconds,
-                observer=links,
+                observer=self._links,
             )
             for downstream in _downstreams(descriptor)
         }
@@ -160,9 +144,31 @@ class Worker:
 
     async def _serve(self) -> None:
         """Loads the previous segments, and unloads them when idle, until asked to stop."""
-        housekeeping = asyncio.ensure_future(self._keep_house())
+        background = [asyncio.ensure_future(self._keep_house()), *self._measuring()]
         await self._stop.wait()
-        housekeeping.cancel()
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+
+    def _measuring(self) -> tuple["asyncio.Future[None]", ...]:
+        """What measures the links and the tier's speed while no request does."""
+
+        def is_idle() -> bool:
+            return self._plane.in_flight == 0
+
+        settings, descriptor = self._settings, self._descriptor
+        neighbours = neighbours_of(descriptor, max_message_bytes=settings.max_message_bytes)
+        prober = Prober(neighbours, self._links, is_idle=is_idle, log=self._log)
+        calibration = Calibration(self._queue, self._metrics, is_idle=is_idle, threads=settings.threads)
+        tasks = (asyncio.ensure_future(prober.run()), asyncio.ensure_future(calibration.run()))
+        for task in tasks:
+            task.add_done_callback(self._note_failure)
+        return tasks
+
+    def _note_failure(self, task: "asyncio.Future[None]") -> None:
+        """Logs that something in the background ended, which it never does by itself; the worker serves on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("measuring ended", error=repr(error))
 
     async def _keep_house(self) -> None:
         for place in range(1, len(self._descriptor.segments)):

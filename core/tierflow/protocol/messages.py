@@ -19,6 +19,9 @@ BOUNDARY_PARAMETER: Final = "tierflow_boundary"
 SECONDS_PARAMETER: Final = "tierflow_seconds"
 """Response parameter between workers: from the request's arrival to the answer's departure, in seconds."""
 
+PROBE_PARAMETER: Final = "tierflow_probe"
+"""Request parameter between workers: the request measures the link, and is answered at once without tensors."""
+
 OIP_DTYPES: Final[Mapping[str, str]] = {
     "bool": "BOOL", "string": "BYTES",
     "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
