@@ -1,0 +1,198 @@
+"""When links are probed, how much that costs, and what comes of it; the clock and the neighbours are the test's."""
+
+import asyncio
+import io
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tierflow.descriptor import Downstream, ModelReference, WorkerDescriptor
+from tierflow.errors import UnreachableError
+from tierflow.tiers import Tier
+from tierflow_worker.links import LARGE_BYTES, LinkEstimate, Transfer
+from tierflow_worker.logs import Log
+from tierflow_worker.metrics import Metrics
+from tierflow_worker.probing import LARGEST_PAYLOAD, LinkWatch, Prober, neighbours_of, payload_size
+
+WIFI = (18.88e6 / 8, 0.020)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SimulatedNeighbour:
+    """Behind a link of known bandwidth and round trip; remembers what was sent when."""
+
+    def __init__(self, clock: Clock, link: tuple[float, float]) -> None:
+        self.clock, self.link, self.reachable = clock, link, True
+        self.pings: list[float] = []
+        self.payloads: list[tuple[float, int]] = []
+
+    def _transfer(self, size: int) -> Transfer:
+        if not self.reachable:
+            raise UnreachableError("nobody there")
+        seconds = self.link[1] + size / self.link[0]
+        self.clock.now += seconds
+        return Transfer(size, 0, seconds)
+
+    async def ping(self) -> Transfer:
+        transfer = self._transfer(0)
+        self.pings.append(self.clock.now)
+        return transfer
+
+    async def send(self, payload_bytes: int) -> Transfer:
+        transfer = self._transfer(payload_bytes)
+        self.payloads.append((self.clock.now, payload_bytes))
+        return transfer
+
+    async def close(self) -> None:
+        pass
+
+
+class World:
+    """A prober of one link, and minutes that pass at once."""
+
+    def __init__(self, link: tuple[float, float] = WIFI) -> None:
+        self.clock, self.idle = Clock(), True
+        self.neighbour = SimulatedNeighbour(self.clock, link)
+        self.metrics = Metrics(pipeline="p", namespace="n", tier=Tier.EDGE)
+        self.watch = LinkWatch(self.metrics, clock=self.clock, wall_clock=lambda: 1e9 + self.clock.now)
+        self.log = io.StringIO()
+        self.prober = Prober(
+            {Tier.CLOUD: self.neighbour},
+            self.watch,
+            is_idle=lambda: self.idle,
+            log=Log("info", stream=self.log),
+            clock=self.clock,
+        )
+
+    def pass_seconds(self, seconds: float, *, request_every: float | None = None) -> None:
+        async def live() -> None:
+            end, next_request = self.clock.now + seconds, self.clock.now
+            while self.clock.now < end:
+                if request_every is not None and self.clock.now >= next_request:
+                    next_request += request_every
+                    self.watch.transferred(Tier.CLOUD, self.neighbour._transfer(200_000))
+                await self.prober.probe(Tier.CLOUD)
+                self.clock.now += 0.25
+
+        asyncio.run(live())
+
+    def value(self, name: str) -> float | None:
+        text = self.metrics.render()[0].decode()
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        ]
+        return found[0] if found else None
+
+
+@pytest.mark.parametrize("link", [WIFI, (0.13e6 / 8, 0.1), (125e6, 0.0005)], ids=["wifi", "cat1", "ethernet"])
+def test_an_idle_link_is_known_within_a_few_seconds(link: tuple[float, float]) -> None:
+    world = World(link)
+    world.pass_seconds(5)
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(link[0], rel=0.1)
+    assert world.value("tierflow_link_round_trip_seconds") == pytest.approx(link[1], rel=0.1)
+    assert world.value("tierflow_link_up") == 1
+    measured = world.value("tierflow_link_measured_timestamp_seconds")
+    assert measured is not None
+    assert measured > 1e9
+
+
+@pytest.mark.parametrize("link", [WIFI, (0.13e6 / 8, 0.1), (125e6, 0.0005)], ids=["wifi", "cat1", "ethernet"])
+def test_probes_of_an_idle_link_cost_what_the_documentation_says(link: tuple[float, float]) -> None:
+    world = World(link)
+    world.pass_seconds(120)
+    sent = sum(size for at, size in world.neighbour.payloads if at > world.clock.now - 60)
+    assert sent <= 1 << 20
+    assert sent <= 0.018 * 60 * link[0]
+    assert len([at for at in world.neighbour.pings if at > world.clock.now - 60]) <= 6 * 3
+
+
+def test_a_change_of_an_idle_link_is_followed() -> None:
+    world = World()
+    world.pass_seconds(60)
+    world.neighbour.link = (WIFI[0] / 5, WIFI[1] * 3)
+    world.pass_seconds(100)
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(WIFI[0] / 5, rel=0.1)
+    assert world.value("tierflow_link_round_trip_seconds") == pytest.approx(WIFI[1] * 3, rel=0.1)
+
+
+def test_a_link_that_requests_use_carries_no_payloads_and_few_pings() -> None:
+    world = World()
+    world.pass_seconds(20)
+    payloads, pings = len(world.neighbour.payloads), len(world.neighbour.pings)
+    world.neighbour.link = (WIFI[0] / 5, WIFI[1])
+    world.pass_seconds(120, request_every=1.0)
+    assert len(world.neighbour.payloads) == payloads
+    assert len(world.neighbour.pings) - pings <= 2 * 3
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(WIFI[0] / 5, rel=0.1)
+
+
+def test_a_worker_that_computes_sends_no_payload() -> None:
+    world = World()
+    world.idle = False
+    world.pass_seconds(60)
+    assert world.neighbour.payloads == []
+    assert world.neighbour.pings, "a round trip disturbs nobody"
+
+
+def test_a_neighbour_that_is_gone_and_comes_back_is_noticed_once() -> None:
+    world = World()
+    world.neighbour.reachable = False
+    world.pass_seconds(30)
+    assert world.value("tierflow_link_up") == 0
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") is None
+    world.neighbour.reachable = True
+    world.pass_seconds(5)
+    assert world.value("tierflow_link_up") == 1
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(WIFI[0], rel=0.1)
+    assert world.log.getvalue().count("link down") == 1
+    assert world.log.getvalue().count("link up") == 1
+
+
+def test_payloads_are_bounded_whatever_the_link_is() -> None:
+    assert payload_size(LinkEstimate(None, None, None)) == LARGE_BYTES
+    assert payload_size(LinkEstimate(1.0, 1.0, 1.0)) == LARGE_BYTES
+    assert payload_size(LinkEstimate(1e12, 1e-6, 1.0)) == LARGEST_PAYLOAD
+
+
+@pytest.mark.asyncio
+async def test_probing_ends_when_it_is_cancelled() -> None:
+    world = World()
+    task = asyncio.create_task(world.prober.run())
+    async with asyncio.timeout(5):
+        while not world.neighbour.pings:
+            await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.asyncio
+async def test_a_standby_probes_the_neighbours_that_its_descriptor_names() -> None:
+    descriptor = WorkerDescriptor(
+        pipeline="p",
+        namespace="n",
+        tier=Tier.DEVICE,
+        model=ModelReference(uri="zoo://x", identity="x"),
+        inputs=(),
+        outputs=(),
+        probes=(
+            Downstream(tier=Tier.EDGE, address="127.0.0.1:1"),
+            Downstream(tier=Tier.CLOUD, address="127.0.0.1:2"),
+        ),
+    )
+    neighbours = neighbours_of(descriptor, max_message_bytes=1 << 20)
+    assert set(neighbours) == {Tier.EDGE, Tier.CLOUD}
+    with pytest.raises(UnreachableError, match=r"edge at 127\.0\.0\.1:1 did not answer a probe"):
+        await neighbours[Tier.EDGE].ping()
+    for neighbour in neighbours.values():
+        await neighbour.close()

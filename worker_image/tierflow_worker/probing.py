@@ -1,0 +1,276 @@
+"""Keeps the estimates of the links: from every request that crosses one, and from probes where none does.
+
+Each link is probed with an OIP call to the neighbour, over a connection of its own:
+
+- round trip: three `ServerLive` calls every 10 s while idle, and every 60 s while requests use the link, since messages
+  of one size alone can't tell round trip from bandwidth;
+- bandwidth: while idle, every 30 s one `ModelInfer` with the parameter `tierflow_probe`, which the neighbour answers at
+  once. Its payload is what the link takes some 0.1 s for, at least 8 KiB and at most 512 KiB; where it took much less,
+  a larger one follows.
+
+A worker that has just started probes after 1, 2, 4, ... seconds until these periods are reached.
+So an idle link carries at most 1 MiB of probes per minute, and a slow one some 0.4 % of what it could; one of
+0.13 Mbit/s, at 8 KiB per probe, 1.7 %. "Idle" means that this worker has no request under way, and that none crossed
+the link for 2 s.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from tierflow.descriptor import Downstream, WorkerDescriptor
+from tierflow.errors import TierflowError, UnreachableError
+from tierflow.protocol import wire
+from tierflow.protocol.codec import decode_response, encode_request
+from tierflow.protocol.messages import PROBE_PARAMETER, SECONDS_PARAMETER, InferRequest, InferTensor
+from tierflow.tiers import Tier
+from tierflow_worker.chain import channel_options
+from tierflow_worker.links import LARGE_BYTES, LinkEstimate, LinkEstimator, Transfer
+from tierflow_worker.logs import Log
+from tierflow_worker.metrics import Metrics, Purpose
+
+PINGS: Final = 3
+PING_SECONDS: Final = 10.0
+BUSY_PING_SECONDS: Final = 60.0
+PAYLOAD_SECONDS: Final = 30.0
+IDLE_SECONDS: Final = 2.0
+SMALLEST_PAYLOAD: Final = LARGE_BYTES
+LARGEST_PAYLOAD: Final = 512 * 1024
+
+_PAYLOAD_WIRE_SECONDS: Final = 0.1
+_PAYLOAD_GROWTH: Final = 8
+_FIRST_PAUSE_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 0.5
+_DOWN_SECONDS: Final = 1.0  # until a neighbour that did not answer is asked again
+_DEADLINE_SECONDS: Final = 20.0
+
+
+class LinkWatch:
+    """Learns from the transfers of all links of a worker, and exports what is known.
+
+    Args:
+        metrics: Where estimates and bytes are recorded.
+        clock: Monotonic seconds.
+        wall_clock: Seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._estimators: dict[Tier, LinkEstimator] = {}
+        self._last_request: dict[Tier, float] = {}
+
+    def transferred(self, to: Tier, transfer: Transfer) -> None:
+        """A request and its answer have crossed the link to a tier."""
+        self._last_request[to] = self._clock()
+        self._learn(to, transfer, Purpose.REQUEST)
+
+    def probed(self, to: Tier, transfer: Transfer) -> None:
+        """A probe and its answer have crossed the link to a tier."""
+        self._learn(to, transfer, Purpose.PROBE)
+
+    def unreachable(self, to: Tier) -> None:
+        """A message could not be sent to a tier, or its answer did not come."""
+        self._metrics.set_link_up(to, False)
+
+    def estimate(self, to: Tier) -> LinkEstimate:
+        """What is known of the link to a tier."""
+        return self._estimator(to).estimate
+
+    def seconds_since_request(self, to: Tier) -> float:
+        """Since a request last crossed the link to a tier; infinite where none did."""
+        last = self._last_request.get(to)
+        return float("inf") if last is None else self._clock() - last
+
+    def _estimator(self, to: Tier) -> LinkEstimator:
+        return self._estimators.setdefault(to, LinkEstimator())
+
+    def _learn(self, to: Tier, transfer: Transfer, purpose: Purpose) -> None:
+        self._metrics.set_link_up(to, True)
+        self._metrics.count_link_bytes(to, sent=transfer.sent_bytes, received=transfer.received_bytes, purpose=purpose)
+        known = self._estimator(to).observe(transfer, now=self._clock())
+        if known.measured is not None:
+            self._metrics.observe_link(
+                to,
+                bytes_per_second=known.bytes_per_second,
+                round_trip_seconds=known.round_trip_seconds,
+                timestamp=self._wall_clock(),
+            )
+
+
+class Neighbour(Protocol):
+    """Who answers probes."""
+
+    async def ping(self) -> Transfer:
+        """A message of next to no size.
+
+        Raises:
+            UnreachableError: where no answer came.
+        """
+
+    async def send(self, payload_bytes: int) -> Transfer:
+        """A message with a payload.
+
+        Raises:
+            UnreachableError: where no answer came.
+        """
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+class GrpcNeighbour:
+    """A worker that is probed over gRPC. Must be made inside the event loop that uses it."""
+
+    def __init__(self, downstream: Downstream, *, pipeline: str, max_message_bytes: int) -> None:
+        self._name = f"{downstream.tier} at {downstream.address}"
+        self._pipeline = pipeline
+        self._channel = grpc.aio.insecure_channel(downstream.address, options=channel_options(max_message_bytes))
+        self._live = self._channel.unary_unary(f"/{wire.SERVICE}/ServerLive")
+        self._infer = self._channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+
+    async def ping(self) -> Transfer:
+        """A `ServerLive` call; see `Neighbour`."""
+        return await self._measure(self._live, b"")
+
+    async def send(self, payload_bytes: int) -> Transfer:
+        """A `ModelInfer` call with the parameter `tierflow_probe`; see `Neighbour`."""
+        # Random bytes, so that nothing on the way can make them fewer.
+        tensor = InferTensor("probe", "uint8", (payload_bytes,), os.urandom(payload_bytes))
+        request = InferRequest(self._pipeline, (tensor,), parameters={PROBE_PARAMETER: True})
+        return await self._measure(self._infer, encode_request(request))
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def _measure(self, call: Any, data: bytes) -> Transfer:
+        began = time.perf_counter()
+        try:
+            answer: bytes = await call(data, timeout=_DEADLINE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise UnreachableError(f"{self._name} did not answer a probe: {error.details()}") from error
+        seconds = time.perf_counter() - began
+        elsewhere = decode_response(answer).parameters.get(SECONDS_PARAMETER, 0.0) if data else 0.0
+        return Transfer(len(data), len(answer), seconds, float(elsewhere))
+
+
+class Prober:
+    """Probes the links of a worker that requests do not use.
+
+    Args:
+        neighbours: By tier.
+        watch: What learns from the probes.
+        is_idle: Whether the worker has no request under way.
+        log: Bound to the worker.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        neighbours: Mapping[Tier, Neighbour],
+        watch: LinkWatch,
+        *,
+        is_idle: Callable[[], bool],
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._neighbours = neighbours
+        self._watch = watch
+        self._is_idle = is_idle
+        self._log = log
+        self._clock = clock
+        self._began = clock()
+        self._next_ping = dict.fromkeys(neighbours, 0.0)
+        self._next_payload = dict.fromkeys(neighbours, 0.0)
+        self._down: set[Tier] = set()
+
+    async def run(self) -> None:
+        """Probes until it is cancelled."""
+        try:
+            while True:
+                # One after the other: links may share a medium.
+                for to in self._neighbours:
+                    await self.probe(to)
+                await asyncio.sleep(_TICK_SECONDS)
+        finally:
+            for neighbour in self._neighbours.values():
+                await neighbour.close()
+
+    async def probe(self, to: Tier) -> None:
+        """Sends the probes to a tier that are due."""
+        try:
+            sent = await self._send_due(to)
+        except TierflowError as error:
+            self._next_ping[to] = self._next_payload[to] = self._clock() + _DOWN_SECONDS
+            self._watch.unreachable(to)
+            if to not in self._down:
+                self._down.add(to)
+                self._log.warning("link down", to=to, error=str(error))
+        else:
+            if sent and to in self._down:
+                self._down.remove(to)
+                self._log.info("link up", to=to)
+
+    async def _send_due(self, to: Tier) -> bool:
+        """Whether anything was due."""
+        idle = self._is_idle() and self._watch.seconds_since_request(to) >= IDLE_SECONDS
+        now = self._clock()
+        ping = now >= self._next_ping[to] + (0.0 if idle else BUSY_PING_SECONDS - PING_SECONDS)
+        if ping:
+            self._next_ping[to] = now + self._pause(PING_SECONDS)
+            await self._ping(to)
+        payload = idle and now >= self._next_payload[to]
+        if payload:
+            self._next_payload[to] = now + self._pause(PAYLOAD_SECONDS)
+            await self._send_payloads(to)
+        return ping or payload
+
+    def _pause(self, period: float) -> float:
+        """Until the next probe: as long as the worker has run already, and at most its period."""
+        return min(period, max(self._clock() - self._began, _FIRST_PAUSE_SECONDS))
+
+    async def _ping(self, to: Tier) -> None:
+        if self._watch.estimate(to).round_trip_seconds is None:
+            await self._neighbours[to].ping()  # makes the connection, which is not to be measured
+        for _ in range(PINGS):
+            self._watch.probed(to, await self._neighbours[to].ping())
+
+    async def _send_payloads(self, to: Tier) -> None:
+        size = payload_size(self._watch.estimate(to))
+        while self._is_idle():
+            transfer = await self._neighbours[to].send(size)
+            self._watch.probed(to, transfer)
+            if size == LARGEST_PAYLOAD or transfer.wire_seconds >= _PAYLOAD_WIRE_SECONDS / 2:
+                return
+            size = min(size * _PAYLOAD_GROWTH, LARGEST_PAYLOAD)
+
+
+def payload_size(estimate: LinkEstimate) -> int:
+    """Bytes that the link takes some 0.1 s for, within bounds."""
+    wanted = (estimate.bytes_per_second or 0.0) * _PAYLOAD_WIRE_SECONDS
+    return int(min(max(wanted, SMALLEST_PAYLOAD), LARGEST_PAYLOAD))
+
+
+def neighbours_of(descriptor: WorkerDescriptor, *, max_message_bytes: int) -> dict[Tier, Neighbour]:
+    """A neighbour to probe for each tier that the descriptor says to probe or to send to."""
+    downstreams = {downstream.tier: downstream for downstream in descriptor.probes}
+    for segment in descriptor.segments[:1]:
+        if segment.downstream is not None:
+            downstreams[segment.downstream.tier] = segment.downstream
+    return {
+        tier: GrpcNeighbour(downstream, pipeline=descriptor.pipeline, max_message_bytes=max_message_bytes)
+        for tier, downstream in downstreams.items()
+    }
