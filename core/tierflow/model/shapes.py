@@ -43,18 +43,19 @@ def infer_tensors(skeleton: onnx.ModelProto, topology: Topology, needed: frozens
     declared = {value.name: value.type for value in (*skeleton.graph.value_info, *skeleton.graph.output)}
     model = _without_declarations(skeleton, topology)
     types: Types = {}
-    for turn in range(_ROUNDS):
-        before = types
-        types = _infer(model)
+    for _ in range(_ROUNDS):
+        types.update(_infer(model))
         opened = [name for name in needed if not is_static(types.get(name))]
         if not opened:
             break
-        progress = _fold(model, types)
-        if not progress and (turn == 0 or types == before):
-            if not _declare(model, declared, opened):
+        if not _fold(model, types):
+            # What the file says is asked last, once for each tensor: it may be stale.
+            known = [name for name in opened if is_static(declared.get(name))]
+            if not known:
                 break
-            declared = {}
-    return {name: _tensor(skeleton, topology, name, types) for name in (*_input_names(skeleton), *sorted(needed))}
+            _declare(model, {name: declared.pop(name) for name in known})
+    in_order = [name for place in topology.order for name in skeleton.graph.node[place].output if name in needed]
+    return {name: _tensor(skeleton, topology, name, types) for name in (*_input_names(skeleton), *in_order)}
 
 
 def is_static(kind: onnx.TypeProto | None) -> bool:
@@ -135,18 +136,18 @@ def _first_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
 
 
-def _declare(model: onnx.ModelProto, declared: Mapping[str, onnx.TypeProto], opened: list[str]) -> bool:
-    """Takes the file's own word for tensors whose shapes can't be inferred; returns whether it has any."""
-    known = [name for name in opened if is_static(declared.get(name))]
+def _declare(model: onnx.ModelProto, known: Mapping[str, onnx.TypeProto]) -> None:
     outputs = {value.name: value for value in model.graph.output}
-    for name in known:
+    for name, kind in known.items():
         target = outputs.get(name) or model.graph.value_info.add(name=name)
-        target.type.CopyFrom(declared[name])
-    return bool(known)
+        target.type.CopyFrom(kind)
 
 
 def _fold(model: onnx.ModelProto, types: Types) -> bool:
-    """Replaces nodes whose results depend on shapes alone by initialisers; returns whether there was any."""
+    """Replaces nodes whose results depend on shapes alone by initialisers; returns whether there was any.
+
+    `types` gets the results' types, since an initialiser's isn't inferred.
+    """
     graph = model.graph
     values: Values = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -163,7 +164,9 @@ def _fold(model: onnx.ModelProto, types: Types) -> bool:
             continue
         for name, value in results.items():
             values[name] = value
-            graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+            tensor = numpy_helper.from_array(np.asarray(value), name)
+            graph.initializer.append(tensor)
+            types[name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
     if len(kept) == len(graph.node):
         return False
     rest = onnx.GraphProto(node=kept)
