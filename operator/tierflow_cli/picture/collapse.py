@@ -48,14 +48,12 @@ def blocks_of(graph: Graph, tiers: Sequence[Tier]) -> tuple[Block, ...]:
     """
     if len(graph.layers) <= _FEW_LAYERS:
         return tuple(Block((place,), tier) for place, tier in enumerate(tiers))
-    finer = 0
     for contract in (_units, _chains, _regions, _repeats):
         blocks = contract(graph, tiers)
-        if len(blocks) < _FEWEST_BOXES < finer:
-            break  # too few chains are passed by every path to say anything
+        if len(blocks) < _FEWEST_BOXES and contract is not _repeats:
+            break  # a box or two per tier say nothing; of repeats they say how many there are
         if len(blocks) <= _MOST_BOXES and _rows(graph, blocks) <= _MOST_ROWS:
             return blocks
-        finer = len(blocks)
     rows = _MOST_ROWS
     while len(edges_of(graph, blocks := _windows(graph, tiers, rows))) > _MOST_EDGES and rows > 1:
         rows //= 2
