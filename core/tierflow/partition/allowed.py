@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tierflow.errors import InfeasibleError, InvalidInputError
 from tierflow.graph import Graph
@@ -26,6 +27,18 @@ class Allowed:
     lowest: Ranks
     highest: Ranks
     routes: tuple[tuple[Route, tuple[int, ...]], ...]
+
+    def pinned(self, rank: int) -> "Pinned":
+        """What must be below, and what above, the boundary to the tier of `rank`."""
+        return Pinned(below=self.highest < rank, above=self.lowest >= rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Shape [layers] each: which must be below a boundary, and which above; with all before, and all after them."""
+
+    below: NDArray[np.bool_]
+    above: NDArray[np.bool_]
 
 
 def allowed(graph: Graph, constraints: Constraints) -> Allowed:

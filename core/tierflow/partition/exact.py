@@ -1,18 +1,15 @@
 """The optimum, as the cheaper of two minimum cuts: three tiers relayed, and device and cloud direct.
 
-Ishikawa's construction: the tiers are ordered, data flows upwards only, and a tensor crosses each boundary at most
-once, so each boundary of the route has one vertex per layer, on the sink's side where the layer is above it.
+Tiers are ordered, data flows upwards only, and a tensor crosses each boundary at most once: so each boundary of a route
+is a cut of its own (`tierflow.partition.crossings`), coupled only in that the upper one must not lie below the lower
+one. The boundaries of both routes are cut in one call of the solver, block by block between the graph's bottlenecks
+(`tierflow.partition.blocks`) and after merging what no optimum separates (`tierflow.partition.contract`); then the
+best blocks, the upper boundary's not before the lower one's, are looked up. Only where both fall into the same block
+and overlap the wrong way is the coupled network cut as well.
 
-- A layer's times become one edge per boundary, from the source or to the sink by the sign of their difference.
-- A tensor that one layer reads is an edge from its producer to the reader; one that several read has a vertex of its
-  own that the producer feeds and every reader holds, so that it is paid once.
-- Infinite edges keep a reader above its producer, and the upper boundary above the lower one.
-- A boundary's fixed cost is an edge to a vertex that every last layer holds: it is paid once where anything is above.
-- Pins are infinite edges; tiers that are unavailable have no boundary.
-
-Ties go to the device: of all optimal partitions of a route the one that moves the fewest layers upwards, and of two
-equal routes the relayed one. The cut's true latency is evaluated in float64, and its distance to the certified lower
-bound (`tierflow.partition.flow`) is the gap that is reported: 0 where it is below `RESOLUTION`.
+Ties go to the device: of equal blocks the last, and in a block the cut with the fewest layers above; of two equal
+routes the relayed one. The true latency of what was found is evaluated in float64, and its distance to the certified
+lower bound (`tierflow.partition.flow`) is the gap that is reported: 0 where it is below `RESOLUTION`.
 """
 
 from dataclasses import dataclass
@@ -20,20 +17,18 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tierflow.graph import Graph
-from tierflow.partition.allowed import Allowed, allowed
-from tierflow.partition.flow import FlowNetwork, Vertices, minimum_cut
+from tierflow.partition.allowed import Allowed, Pinned, allowed
+from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of
+from tierflow.partition.contract import contracted
+from tierflow.partition.crossings import Crossings, Mask, cheapest, united
 from tierflow.partition.latency import Ranks, check_costs, crossing_cost, evaluate_ranks, tiers_of
-from tierflow.partition.problem import Algorithm, Array, CrossingCost, Latency, Partition, Problem
+from tierflow.partition.problem import Algorithm, Array, Latency, Partition, Problem
 from tierflow.segment import Route
 from tierflow.tiers import TIERS
 
 RESOLUTION: Final = 1e-9
 """Relative distance to the lower bound up to which a partition counts as optimal."""
-
-_SOURCE, _SINK, _FIRST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +50,10 @@ def exact(problem: Problem) -> Partition:
     """
     check_costs(problem.graph, problem.costs)
     limits = allowed(problem.graph, problem.constraints)
-    answers = [best_of_route(problem, limits, route, ranks) for route, ranks in limits.routes]
-    return partition_of(answers, Algorithm.EXACT)
+    if any(len(ranks) > 1 for _, ranks in limits.routes) and problem.graph.layers:
+        return partition_of(_cut(problem, limits), Algorithm.EXACT)
+    latency = evaluate_ranks(problem.graph, problem.costs, limits.lowest, Route.RELAYED)
+    return partition_of([Answer(Route.RELAYED, limits.lowest, latency, latency.total)], Algorithm.EXACT)
 
 
 def partition_of(answers: list[Answer], algorithm: Algorithm) -> Partition:
@@ -77,104 +74,116 @@ def gap(latency: float, optimum: float) -> float:
     return distance / max(optimum, 1e-12) if distance > RESOLUTION * latency else 0.0
 
 
-def best_of_route(problem: Problem, limits: Allowed, route: Route, ranks: tuple[int, ...]) -> Answer:
-    """The optimal partition of one route that uses the given ranks of tiers only."""
-    graph, costs = problem.graph, problem.costs
-    known = [np.clip(np.full_like(limits.lowest, rank), limits.lowest, limits.highest) for rank in ranks]
-    bounds = [evaluate_ranks(graph, costs, each, route) for each in known]
-    first = min(range(len(known)), key=lambda number: bounds[number].total)
-    if len(ranks) == 1 or not graph.layers:
-        return Answer(route, known[first], bounds[first], bounds[first].total)
-    network, base = _network(problem, limits, ranks)
-    at_most = (bounds[first].total - base) * (1 + 1e-9)
-    cut = minimum_cut(network, offset=base, at_most=at_most, tolerance=RESOLUTION / 2)
-    above = cut.sink_side[_FIRST : _FIRST + (len(ranks) - 1) * len(graph.layers)].reshape(len(ranks) - 1, -1)
-    found = np.array(ranks, dtype=np.int8)[above.sum(axis=0)]
-    latency = evaluate_ranks(graph, costs, found, route)
-    return Answer(route, found, latency, min(max(base + cut.lower_bound, 0.0), latency.total))
+@dataclass(frozen=True, slots=True)
+class _Boundary:
+    """A boundary of a route: the rank above it, its crossings, what is pinned, and what each block would choose."""
+
+    rank: int
+    crossings: Crossings
+    pinned: Pinned
 
 
-class _Edges:
-    """Edges of a flow network, collected as arrays."""
-
-    def __init__(self) -> None:
-        self._tail: list[Vertices] = []
-        self._head: list[Vertices] = []
-        self._capacity: list[Array] = []
-
-    def add(self, tail: Vertices | int, head: Vertices | int, capacity: Array | float) -> None:
-        """Adds edges; scalars count for all of them."""
-        tails, heads, capacities = np.broadcast_arrays(np.atleast_1d(tail), head, capacity)
-        self._tail.append(tails)
-        self._head.append(heads)
-        self._capacity.append(capacities)
-
-    def network(self, vertices: int) -> FlowNetwork:
-        """The network of all edges that were added."""
-        return FlowNetwork(
-            vertices, np.concatenate(self._tail), np.concatenate(self._head), np.concatenate(self._capacity)
-        )
-
-
-def _network(problem: Problem, limits: Allowed, ranks: tuple[int, ...]) -> tuple[FlowNetwork, float]:
-    """The network whose cuts are the partitions, and what every cut's capacity lacks of its latency."""
-    graph, layer = problem.graph, problem.costs.layer
-    layers, shared = len(graph.layers), int((np.diff(graph.incidence.offset) > 1).sum())
-    edges, base = _Edges(), float(layer[ranks[0]].sum())
-    auxiliary = _FIRST + (len(ranks) - 1) * layers
-    for number, (below, rank) in enumerate(pairwise(ranks)):
-        cost = crossing_cost(problem.costs, TIERS[below], TIERS[rank])
-        first = _FIRST + number * layers
-        difference = layer[rank] - layer[below] + _results(graph, cost)
-        base += float(np.minimum(difference, 0.0).sum())
-        _add_layers(edges, first, difference)
-        _add_pins(edges, first, limits.highest < rank, limits.lowest >= rank)
-        _add_tensors(edges, graph, cost, first, auxiliary)
-        _add_fixed(edges, graph, cost, first, auxiliary + shared)
-        auxiliary += shared + 1
-        if number:
-            places = np.arange(first, first + layers)
-            edges.add(places - layers, places, np.inf)
-    return edges.network(auxiliary), base
+def _cut(problem: Problem, limits: Allowed) -> list[Answer]:
+    """The best answer of each route."""
+    blocks = blocks_of(problem.graph)
+    routes = [
+        (route, [_boundary(problem, limits, blocks, below, rank) for below, rank in pairwise(ranks)])
+        for route, ranks in limits.routes
+    ]
+    boundaries = [boundary for _, own in routes for boundary in own]
+    # Half of the resolution, relative to what no partition can be below.
+    tolerance = RESOLUTION / 2 * float(problem.costs.layer.min(axis=0).sum())
+    small, label = contracted(united([boundary.crossings for boundary in boundaries]))
+    chosen, distance = cheapest(small, tolerance=tolerance)
+    choices = iter(chosen[label].reshape(len(boundaries), -1))
+    answers = []
+    for route, own in routes:
+        ranks, further = limits.lowest, 0.0
+        if own:
+            ranks, further = _best_blocks(own, blocks, [next(choices) for _ in own], tolerance)
+        latency = evaluate_ranks(problem.graph, problem.costs, ranks, route)
+        answers.append(Answer(route, ranks, latency, max(latency.total - max(distance, further), 0.0)))
+    return answers
 
 
-def _results(graph: Graph, cost: CrossingCost) -> Array:
-    """Shape [layers]: what the results that a layer makes cost on their way back."""
-    producer = graph.incidence.output_producer
-    made = producer >= 0
-    seconds: Array = np.zeros(len(graph.layers))
-    np.add.at(seconds, producer[made], cost.result[made])
-    return seconds
+def _boundary(problem: Problem, limits: Allowed, blocks: Blocks, below: int, rank: int) -> _Boundary:
+    cost = crossing_cost(problem.costs, TIERS[below], TIERS[rank])
+    pinned = limits.pinned(rank)
+    difference = problem.costs.layer[rank] - problem.costs.layer[below]
+    return _Boundary(rank, boundary_of(problem.graph, blocks, cost, difference, pinned), pinned)
 
 
-def _add_layers(edges: _Edges, first: int, difference: Array) -> None:
-    dearer, cheaper = np.flatnonzero(difference > 0), np.flatnonzero(difference < 0)
-    edges.add(_SOURCE, first + dearer, difference[dearer])
-    edges.add(first + cheaper, _SINK, -difference[cheaper])
+def _best_blocks(
+    boundaries: list[_Boundary], blocks: Blocks, choices: list[Mask], tolerance: float
+) -> tuple[Ranks, float]:
+    """The ranks of the best way through a route's boundaries, and its distance to the optimum beside the choices'."""
+    costs = [_costs(boundary, blocks, own) for boundary, own in zip(boundaries, choices, strict=True)]
+    if len(boundaries) < 2:
+        places = [_last_least(cost) for cost in costs]
+        return _ranks(boundaries, blocks, choices, places), 0.0
+    lower, upper = _ordered(*costs)
+    distance = 0.0
+    if lower == upper and _overlaps(blocks, choices, lower):
+        coupled, distance = _coupled(boundaries, tolerance)
+        together = _costs(boundaries[0], blocks, coupled[0]) + _costs(boundaries[1], blocks, coupled[1])
+        apart_lower, apart_upper = _ordered(*costs, apart=True)
+        block = _last_least(together)
+        if together[block] < costs[0][apart_lower] + costs[1][apart_upper]:
+            choices, lower, upper = coupled, block, block
+        else:
+            lower, upper = apart_lower, apart_upper
+    return _ranks(boundaries, blocks, choices, [lower, upper]), distance
 
 
-def _add_pins(edges: _Edges, first: int, below: NDArray[np.bool_], above: NDArray[np.bool_]) -> None:
-    edges.add(_SOURCE, first + np.flatnonzero(below), np.inf)
-    edges.add(first + np.flatnonzero(above), _SINK, np.inf)
+def _costs(boundary: _Boundary, blocks: Blocks, choice: Mask) -> Array:
+    return block_costs(boundary.crossings, blocks, choice, boundary.pinned)
 
 
-def _add_tensors(edges: _Edges, graph: Graph, cost: CrossingCost, first: int, auxiliary: int) -> None:
-    arrays = graph.incidence
-    reads = np.diff(arrays.offset)
-    source = np.where(arrays.producer < 0, _SOURCE, first + arrays.producer)
-    made = np.repeat(arrays.producer >= 0, reads)
-    edges.add(first + arrays.reader[made], np.repeat(source, reads)[made], np.inf)
-    single, shared = reads == 1, reads > 1
-    edges.add(source[single], first + arrays.reader[arrays.offset[:-1][single]], cost.tensor[single])
-    own = auxiliary + np.arange(int(shared.sum()))
-    edges.add(source[shared], own, cost.tensor[shared])
-    edges.add(np.repeat(own, reads[shared]), first + arrays.reader[np.repeat(shared, reads)], np.inf)
+def _last_least(costs: Array) -> int:
+    return len(costs) - 1 - int(np.argmin(costs[::-1]))
 
 
-def _add_fixed(edges: _Edges, graph: Graph, cost: CrossingCost, first: int, auxiliary: int) -> None:
-    arrays = graph.incidence
-    is_last = np.ones(len(graph.layers), dtype=np.bool_)
-    read = arrays.producer[np.diff(arrays.offset) > 0]
-    is_last[read[read >= 0]] = False
-    edges.add(_SOURCE, auxiliary, cost.fixed)
-    edges.add(auxiliary, first + np.flatnonzero(is_last), np.inf)
+def _ordered(lower: Array, upper: Array, *, apart: bool = False) -> tuple[int, int]:
+    """The blocks in which to cross two boundaries, the upper not before the lower, or, `apart`, after it.
+
+    The last place stands for crossing nowhere, which both may do.
+    """
+    rest = np.minimum.accumulate(upper[::-1])[::-1]
+    if apart:
+        rest = np.append(rest[1:], rest[-1])
+    first = _last_least(lower + rest)
+    after = min(first + int(apart), len(upper) - 1)
+    return first, after + _last_least(upper[after:])
+
+
+def _overlaps(blocks: Blocks, choices: list[Mask], block: int) -> bool:
+    """Whether a layer of the block is above the upper boundary and below the lower one."""
+    if block == len(blocks.first):
+        return False
+    end = blocks.first[block + 1] if block + 1 < len(blocks.first) else None
+    inside = slice(blocks.first[block], end)
+    return bool((choices[1][inside] & ~choices[0][inside]).any())
+
+
+def _coupled(boundaries: list[_Boundary], tolerance: float) -> tuple[list[Mask], float]:
+    """The choices of all blocks in which both boundaries are crossed."""
+    layers = len(boundaries[0].crossings.difference)
+    places = np.arange(layers)
+    chosen, distance = cheapest(
+        united([boundary.crossings for boundary in boundaries]),
+        tolerance=tolerance,
+        coupled=np.stack([places + layers, places]),
+    )
+    return list(chosen.reshape(2, layers)), distance
+
+
+def _ranks(boundaries: list[_Boundary], blocks: Blocks, choices: list[Mask], places: list[int]) -> Ranks:
+    """The ranks of the layers where each boundary is crossed in its block and all after that is above."""
+    layers = len(choices[0])
+    ranks = np.zeros(layers, dtype=np.int8)
+    starts = np.append(blocks.first, [layers, layers])
+    for boundary, choice, block in zip(boundaries, choices, places, strict=True):
+        begin, end = int(starts[block]), int(starts[block + 1])
+        ranks[begin:end][choice[begin:end]] = boundary.rank
+        ranks[end:] = boundary.rank
+    return ranks

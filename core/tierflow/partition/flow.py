@@ -50,64 +50,63 @@ class Cut:
     """A cut of a network.
 
     Attributes:
-        sink_side: Shape [vertices]: which are on the sink's side; of all minimum cuts the one with the fewest there.
+        source_side: Shape [vertices]: which are on the source's side; of all minimum cuts the one with the fewest.
         capacity: What its edges carry.
         lower_bound: What no cut can be below; a minimum cut where it equals `capacity`.
     """
 
-    sink_side: NDArray[np.bool_]
+    source_side: NDArray[np.bool_]
     capacity: float
     lower_bound: float
 
 
-def minimum_cut(network: FlowNetwork, *, offset: float, at_most: float, tolerance: float) -> Cut:
+def minimum_cut(network: FlowNetwork, *, at_most: float, tolerance: float) -> Cut:
     """The minimum cut between source and sink.
 
     Args:
         network: Where it is looked for.
         at_most: The capacity of some cut of finite capacity, so that one exists; the smaller, the finer the first pass.
-        offset: What the cut's capacity lacks of the objective.
-        tolerance: Distance of capacity and lower bound with which to be content, relative to the objective.
+        tolerance: Distance of capacity and lower bound with which to be content.
     """
     matrix = _with_reverse_edges(network)
+    tail = np.repeat(np.arange(network.vertices, dtype=np.int32), np.diff(matrix.indptr))
     left, bound = matrix.data, 0.0
     best = Cut(np.zeros(0, dtype=np.bool_), np.inf, 0.0)
-    unit = max(at_most, tolerance * (offset + at_most), _TINY) / _LARGEST_FLOW
+    content = max(tolerance, 1e-15 * at_most, _TINY)
+    unit = max(at_most, content) / _LARGEST_FLOW
     for _ in range(_PASSES):
         whole = (np.minimum(left, unit * _INFINITE) / unit).astype(np.int32)
         answer = maximum_flow(csr_array((whole, matrix.indices, matrix.indptr), shape=matrix.shape), 0, 1)
+        flow = answer.flow.data
         bound += answer.flow_value * unit
-        sink_side = _reaching_sink(matrix, answer.flow.data < whole)
-        capacity = _capacity(matrix, sink_side)
+        source_side = _reached(matrix, flow < whole)
+        capacity = float(matrix.data[source_side[tail] & ~source_side[matrix.indices]].sum())
         if capacity < best.capacity:
-            best = Cut(sink_side, capacity, bound)
-        if best.capacity - bound <= max(tolerance * (offset + best.capacity), _TINY):
+            best = Cut(source_side, capacity, bound)
+        if best.capacity - bound <= content:
             break
-        left = np.maximum(left - answer.flow.data * unit, 0.0)
+        left = np.maximum(left - flow * unit, 0.0)
         unit = (best.capacity - bound) / _LARGEST_FLOW
-    return Cut(best.sink_side, best.capacity, min(bound, best.capacity))
+    return Cut(best.source_side, best.capacity, min(bound, best.capacity))
 
 
 def _with_reverse_edges(network: FlowNetwork) -> csr_array:
     """Capacities as a matrix in which every edge has its reverse, so that the solver's answer has the same layout."""
-    tail = np.concatenate([network.tail, network.head]).astype(np.int32)
-    head = np.concatenate([network.head, network.tail]).astype(np.int32)
-    capacity = np.concatenate([network.capacity, np.zeros(len(network.capacity))])
+    tail = np.concatenate([network.tail, network.head], dtype=np.int32)
+    head = np.concatenate([network.head, network.tail], dtype=np.int32)
+    capacity = np.zeros(len(tail))
+    capacity[: len(network.capacity)] = network.capacity
     matrix = coo_array((capacity, (tail, head)), shape=(network.vertices, network.vertices)).tocsr()
     matrix.sort_indices()
     return matrix
 
 
-def _reaching_sink(matrix: csr_array, has_residual: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The vertices from which the sink can still be reached; all others make the largest source side."""
-    starts = np.concatenate([[0], np.cumsum(has_residual)])[matrix.indptr]
-    kept = matrix.indices[has_residual]
-    residual = csr_array((np.ones(len(kept)), kept, starts), shape=matrix.shape)
+def _reached(matrix: csr_array, has_residual: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The vertices that the source can still reach."""
+    starts = np.zeros(len(has_residual) + 1, dtype=np.int32)
+    np.cumsum(has_residual, out=starts[1:])
+    heads = matrix.indices[has_residual]
+    residual = csr_array((np.ones(len(heads)), heads, starts[matrix.indptr]), shape=matrix.shape)
     found = np.zeros(matrix.shape[0], dtype=np.bool_)
-    found[breadth_first_order(residual.T.tocsr(), 1, return_predecessors=False)] = True
+    found[breadth_first_order(residual, 0, return_predecessors=False)] = True
     return found
-
-
-def _capacity(matrix: csr_array, sink_side: NDArray[np.bool_]) -> float:
-    tail = np.repeat(~sink_side, np.diff(matrix.indptr))
-    return float(matrix.data[tail & sink_side[matrix.indices]].sum())
