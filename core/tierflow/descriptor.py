@@ -42,10 +42,24 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     address: str
 
 
+class RunDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run of the segment's layers that can be computed tile by tile: see `tierflow.plan.RunPlan`.
+
+    `rows` and `columns` are the grid to begin with; a worker that holds the run can compute any tile of it.
+    """
+
+    id: str
+    input: Tensor
+    output: Tensor
+    rows: int
+    columns: int
+
+
 class SegmentDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One segment: see `tierflow.segment.Segment` for the meaning of accepts, sends and results.
 
     `layers` is how many layers it has; with none it relays. `sends` and `downstream` are both given or both None.
+    `runs` are computed together with tile workers, in the order of execution.
     """
 
     id: str
@@ -54,6 +68,7 @@ class SegmentDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     sends: Boundary | None = None
     results: tuple[Tensor, ...] = ()
     downstream: Downstream | None = None
+    runs: tuple[RunDescriptor, ...] = ()
 
 
 class WorkerDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +83,9 @@ class WorkerDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         outputs: The whole model's outputs.
         segments: The current segment first, then those still served for requests under way; () for a standby.
         probes: Neighbours whose link is to be measured also when no request uses it.
+        role: `tier` serves requests for its segments; `tiles` computes tiles of its segments' runs and nothing else.
+        tile_workers: Where the workers of role `tiles` are: `host:port` of a headless Service, whose name resolves to
+            all of them, or several addresses with commas between; "" where there are none.
         version: Of this document's shape.
     """
 
@@ -79,6 +97,8 @@ class WorkerDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     outputs: tuple[Tensor, ...]
     segments: tuple[SegmentDescriptor, ...] = ()
     probes: tuple[Downstream, ...] = ()
+    role: Literal["tier", "tiles"] = "tier"
+    tile_workers: str = ""
     version: Literal[1] = VERSION
 
 

@@ -47,6 +47,38 @@ class SegmentPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.segment.tier
 
 
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of the edge's layers that is computed tile by tile.
+
+    Attributes:
+        id: Content hash of what tile workers have to hold for it.
+        first_layer: Name of its first layer in the graph's order.
+        last_layer: Name of its last.
+        input: The feature map that it starts from, the only tensor that crosses there.
+        output: The feature map that it ends with.
+        rows: Bands of the grid.
+        columns: Tiles per band; `rows` x `columns` workers compute it, the edge's own among them.
+        halo_factor: Work of all tiles together over the work of the whole, at least 1.
+        scatter_bytes: Bytes that leave the edge's worker per request.
+        gather_bytes: Bytes that come back.
+        predicted_seconds: Time with scatter and gather.
+        untiled_seconds: Time on the edge's worker alone.
+    """
+
+    id: str
+    first_layer: str
+    last_layer: str
+    input: str
+    output: str
+    rows: int
+    columns: int
+    halo_factor: float
+    scatter_bytes: int
+    gather_bytes: int
+    predicted_seconds: float
+    untiled_seconds: float
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What each tier computes, and what that was decided from.
 
@@ -61,6 +93,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         backbone_bytes: Bytes per request into the cloud, results not counted.
         network: The links that it was decided from.
         speeds: The tiers' speeds that it was decided from, by tier.
+        tiling: The runs of the edge's segment that are tiled, in the graph's order; () where none is worth it.
     """
 
     model: str
@@ -73,6 +106,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     backbone_bytes: int
     network: Network
     speeds: dict[Tier, float]
+    tiling: tuple[RunPlan, ...] = ()
     version: Literal[1] = VERSION
 
     def segment(self, tier: Tier) -> SegmentPlan:
