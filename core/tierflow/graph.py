@@ -60,7 +60,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     names of everything else that it reads: initialisers, and tensors computed from initialisers alone. What a subgraph
     (If, Loop, Scan) captures from outside counts as read by its layer. `outputs` are those that something reads. `name`
     is unique: the ONNX node's name, or where that is empty or taken, its first output's name.
-    `attributes` has those that are numbers, texts or short lists of them.
+    `attributes` has those that are numbers, texts or short lists of them. `operands` are all inputs of the operator by
+    position, "" where an optional one is left out; `settings` are the values of those that are constants and say how
+    the operator works rather than what with: paddings, scales, axes.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weights: tuple[str, ...] = ()
     multiply_accumulates: int = 0
     attributes: dict[str, Attribute] = {}
+    operands: tuple[str, ...] = ()
+    settings: dict[int, tuple[float, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import onnx
+from onnx import numpy_helper
 
 from tierflow.errors import InvalidModelError, UnsupportedError
 from tierflow.graph import Attribute, Graph, Layer, Tensor
@@ -14,6 +15,8 @@ from tierflow.model.topology import STANDARD_DOMAINS, Topology, label, subgraphs
 
 _LONGEST_ATTRIBUTE: Final = 64
 """Lists of more items are tables (of tree ensembles, vocabularies), not settings of an operator."""
+_HAS_SETTINGS: Final = frozenset({"Pad", "Resize", "Upsample"})
+"""Operators that take their paddings, scales and axes as inputs."""
 _OWN_DOMAINS: Final = (onnx.defs.ONNX_DOMAIN, onnx.defs.ONNX_ML_DOMAIN, onnx.defs.AI_ONNX_PREVIEW_TRAINING_DOMAIN)
 """Domains whose every operator onnx defines."""
 _OLDEST_OPSET: Final = 7
@@ -53,12 +56,13 @@ def graph_of(skeleton: onnx.ModelProto, *, name: str = "") -> Graph:
         if name not in activations
     }
     known = {**initialisers, **tensors}
+    inline = {tensor.name: tensor for tensor in graph.initializer if tensor.HasField("raw_data")}
     return Graph(
         name=name or graph.name or "model",
         inputs=tuple(inputs),
         outputs=tuple(value.name for value in graph.output),
         layers=tuple(
-            _layer(graph.node[index], own, topology.reads[index], activations, known)
+            _layer(graph.node[index], own, topology.reads[index], activations, known, inline)
             for index, own in zip(places, names, strict=True)
         ),
         tensors={name: tensors[name] for name in activations},
@@ -104,6 +108,7 @@ def _layer(
     reads: tuple[str, ...],
     activations: dict[str, None],
     known: dict[str, Tensor],
+    inline: dict[str, onnx.TensorProto],
 ) -> Layer:
     attributes = _attributes(node)
     return Layer(
@@ -120,7 +125,20 @@ def _layer(
             attributes,
         ),
         attributes=attributes,
+        operands=tuple(node.input),
+        settings=_settings(node, inline),
     )
+
+
+def _settings(node: onnx.NodeProto, inline: dict[str, onnx.TensorProto]) -> dict[int, tuple[float, ...]]:
+    """The constant inputs that say how the operator works, by position."""
+    if node.op_type not in _HAS_SETTINGS:
+        return {}
+    return {
+        place: tuple(float(value) for value in numpy_helper.to_array(inline[name]).ravel())
+        for place, name in enumerate(node.input)
+        if place and name in inline and 0 < len(inline[name].raw_data) <= _LONGEST_ATTRIBUTE * 8
+    }
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Attribute]:
