@@ -75,6 +75,9 @@ class GatedSegment:
 
         return Cancellation()
 
+    def take_layer_seconds(self) -> Mapping[str, float]:
+        return {}
+
     def run(self, tensors: Mapping[str, InferTensor], cancellation: object) -> dict[str, InferTensor]:
         self.runs += 1
         self.began.release()

@@ -300,6 +300,10 @@ class DataPlane:
         cancellation = loaded.cancellation()
         computed, seconds = await self._queue.run(lambda: loaded.run(tensors, cancellation), cancel=cancellation.cancel)
         self._metrics.observe_segment(segment.id, seconds)
+        layers = loaded.take_layer_seconds()
+        if layers:
+            slowdown = self._queue.slowdown
+            self._metrics.observe_layers(segment.id, {name: spent * slowdown for name, spent in layers.items()})
         return computed
 
     def _ordered(self, tensors: Sequence[InferTensor], wanted: Sequence[str]) -> tuple[InferTensor, ...]:

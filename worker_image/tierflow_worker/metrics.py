@@ -146,7 +146,7 @@ class Metrics:
         )
         self._layer_seconds = self._gauge(
             "tierflow_layer_seconds",
-            "Median time of a layer over the first runs of its segment; one fused into another has no series.",
+            "Median time of a layer in the segment's first runs; fused ones share one series.",
             "segment",
             "layer",
         )

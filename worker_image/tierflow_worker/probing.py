@@ -8,7 +8,8 @@ Each link is probed with an OIP call to the neighbour, over a connection of its 
   once. Its payload is what the link takes some 0.1 s for, at least 8 KiB and at most 512 KiB; where it took much less,
   a larger one follows.
 
-A worker that has just started probes after 1, 2, 4, ... seconds until these periods are reached.
+A worker that has just started probes after 1, 2, 4, ... seconds until these periods are reached: at most 4 MiB in its
+first minute.
 So an idle link carries at most 1 MiB of probes per minute, and a slow one some 0.4 % of what it could; one of
 0.13 Mbit/s, at 8 KiB per probe, 1.7 %. "Idle" means that this worker has no request under way, and that none crossed
 the link for 2 s.

@@ -65,6 +65,11 @@ class ComputeQueue:
         self._mean_seconds += (seconds - self._mean_seconds) * (_SMOOTHING if self._mean_seconds else 1)
         return result, seconds
 
+    @property
+    def slowdown(self) -> float:
+        """How many times as long a computation takes on the emulated tier."""
+        return 1 + self._delay
+
     def close(self) -> None:
         """Ends the thread once the running work is done."""
         self._executor.shutdown(wait=False, cancel_futures=True)

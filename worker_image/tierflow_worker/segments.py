@@ -12,6 +12,7 @@ from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import InvalidModelError, UnknownBoundaryError
 from tierflow.protocol.messages import InferTensor
 from tierflow_worker.extraction import Cutting, computed_tensors, segment_file
+from tierflow_worker.layer_times import LayerRecorder
 
 
 class LoadedSegment:
@@ -21,10 +22,19 @@ class LoadedSegment:
         segment: What it is.
         session: Its `tierflow_worker.runtime.Session`; None for a segment that computes nothing.
         load_seconds: How long it took to cut out and load.
+        recorder: What the session was created with to record its layers; None for a session that records nothing.
     """
 
-    def __init__(self, segment: SegmentDescriptor, session: Any, *, load_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        segment: SegmentDescriptor,
+        session: Any,
+        *,
+        load_seconds: float = 0.0,
+        recorder: LayerRecorder | None = None,
+    ) -> None:
         self.load_seconds: Final = load_seconds
+        self._recorder = recorder
         self._session = session
         self._computed = computed_tensors(segment)
         if session is not None:
@@ -58,7 +68,13 @@ class LoadedSegment:
 
         feeds = {name: to_array(tensors[name], dtype) for name, dtype in self._numpy_types.items()}
         arrays = self._session.run(feeds, [tensor.name for tensor in self._computed], cancellation=cancellation)
+        if self._recorder is not None:
+            self._recorder.ran(self._session)
         return {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in self._computed}
+
+    def take_layer_seconds(self) -> Mapping[str, float]:
+        """Seconds by layer, once they are known and only once; else nothing."""
+        return {} if self._recorder is None else self._recorder.take()
 
 
 class SegmentLoader:
@@ -98,14 +114,15 @@ class SegmentLoader:
             self._cutting.wait()
             self._cutting = None
         try:
-            session = create_session(file, threads=self._threads)
+            recorder = LayerRecorder()
+            session = create_session(file, threads=self._threads, profile=recorder.prefix)
         except InvalidModelError:
             if not was_cached:
                 raise
             # A damaged file in the cache must not stop this worker for good: cut it out again.
             shutil.rmtree(file.parent)
             return self.load(place)
-        return LoadedSegment(segment, session, load_seconds=time.perf_counter() - began)
+        return LoadedSegment(segment, session, load_seconds=time.perf_counter() - began, recorder=recorder)
 
     def stop(self) -> None:
         """Ends a cutting process that still runs."""
