@@ -1,6 +1,7 @@
 """Models in ONNX files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class FileModel(Model):
 
     @cached_property
     def _read(self) -> Skeleton:
-        return skeleton_of(read_model(self.path), self.path.parent, self._input_shapes)
+        with self._texts_checked():
+            return skeleton_of(read_model(self.path), self.path.parent, self._input_shapes)
 
     @cached_property
     def identity(self) -> str:
@@ -56,7 +58,19 @@ class FileModel(Model):
     @cached_property
     def graph(self) -> Graph:
         """The graph of the skeleton; see `tierflow.model.skeleton_graph.graph_of`."""
-        return graph_of(self.skeleton, name=self.skeleton.graph.name or self.path.stem)
+        with self._texts_checked():
+            return graph_of(self.skeleton, name=self.skeleton.graph.name or self.path.stem)
+
+    @contextmanager
+    def _texts_checked(self) -> Iterator[None]:
+        """Protobuf finds a text that is no UTF-8 only when it is looked at."""
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise InvalidModelError(
+                f"{self.path} is damaged, a name in it is no UTF-8: {error}; get the model again",
+                subject=str(self.path),
+            ) from error
 
     @property
     def external_files(self) -> tuple[Path, ...]:

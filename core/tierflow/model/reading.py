@@ -107,7 +107,7 @@ class _Reader:
             model = onnx.ModelProto.FromString(b"".join(pieces))
         except CutShortError as error:
             raise (self._cut_short(error) if begun else self._no_onnx(error)) from error
-        except (WireError, DecodeError) as error:
+        except (WireError, DecodeError, UnicodeDecodeError) as error:
             raise self._no_onnx(error) from error
         if not (model.ir_version and model.HasField("graph")):
             raise self._no_onnx(ValueError("it has no IR version or no graph"))
