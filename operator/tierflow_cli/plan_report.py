@@ -13,6 +13,7 @@ from tierflow.tiers import TIERS, Tier
 from tierflow_cli.alternatives import single_tier_latencies
 from tierflow_cli.console import out, table_of
 from tierflow_cli.planned import Planned
+from tierflow_cli.shares import name_of, shares_of
 from tierflow_cli.wording import (
     bandwidth_text,
     bytes_text,
@@ -159,9 +160,8 @@ def _print_segments(console: Console, made: Planned) -> None:
 
 
 def _print_latency(console: Console, made: Planned) -> None:
-    plan, latency = made.plan, made.latency
-    parts = [f"{tier} {seconds_text(latency.compute[tier])}" for tier in TIERS if latency.compute[tier] > 0]
-    parts += [f"{lower} to {upper} {seconds_text(time)}" for (lower, upper), time in latency.transfer.items()]
+    plan = made.plan
+    parts = [f"{name_of(where)} {seconds_text(seconds)}" for where, seconds in shares_of(made.latency)]
     gap = f"{plan.optimality_gap:.2%} above the optimum" if plan.optimality_gap > 0 else "optimal"
     how = "cut by hand" if made.by_hand else plan.algorithm.value
     console.print(

@@ -1,6 +1,5 @@
 """The head of the picture: title, what the plan was decided from, where the time goes, and the legend."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from tierflow.partition.problem import Latency
@@ -8,22 +7,13 @@ from tierflow.plan import Plan
 from tierflow.tiers import TIERS
 from tierflow_cli.picture.palette import BORDER, FILL, INK, LINK, PAPER
 from tierflow_cli.picture.svg import element, hint, path, text, text_width
+from tierflow_cli.shares import Share, name_of, shares_of
 from tierflow_cli.wording import seconds_text
 
 HEADER_HEIGHT: Final = 142.0
 _BAR_TOP: Final = 60.0
 _BAR_HEIGHT: Final = 28.0
 _LEGEND: Final = 116.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """A part of the predicted latency."""
-
-    name: str
-    seconds: float
-    fill: str
-    stroke: str
 
 
 def header(plan: Plan, latency: Latency, title: str, width: float) -> str:
@@ -35,47 +25,27 @@ def header(plan: Plan, latency: Latency, title: str, width: float) -> str:
         [
             text(title, 0, 20, style="heading"),
             text(subtitle, 0, 42, style="subheading"),
-            _bar(_shares(latency), width),
+            _bar(shares_of(latency), width),
             _legend(),
         ]
     )
 
 
-def _shares(latency: Latency) -> list[_Share]:
-    shares = []
-    for tier in TIERS:
-        for (lower, upper), seconds in latency.transfer.items():
-            if upper is tier:
-                shares.append(_Share(f"{lower} to {upper}", seconds, PAPER, LINK))
-        if latency.compute[tier] > 0:
-            shares.append(_Share(tier.value, latency.compute[tier], FILL[tier], BORDER[tier]))
-    return shares
-
-
-def _bar(shares: list[_Share], width: float) -> str:
+def _bar(shares: list[Share], width: float) -> str:
     """The latency as a bar, each part as wide as it is long; what is too narrow for its text has it as a hint."""
-    total = sum(share.seconds for share in shares)
+    total = sum(seconds for _, seconds in shares)
     drawn = []
     x = 0.0
-    for share in shares:
-        wide = width * share.seconds / total if total else 0.0
-        name = f"{share.name} {seconds_text(share.seconds)}"
-        body = element(
-            "rect",
-            x=x,
-            y=_BAR_TOP,
-            width=wide,
-            height=_BAR_HEIGHT,
-            fill=share.fill,
-            stroke=share.stroke,
-            stroke_width=1,
-        )
-        fitting = [
-            label for label in (name, seconds_text(share.seconds)) if text_width(label, 11.5, bold=True) < wide - 6
-        ]
+    for where, seconds in shares:
+        part = seconds / total if total else 0.0
+        wide = width * part
+        name = f"{name_of(where)} {seconds_text(seconds)}"
+        fill, stroke = (FILL[where[0]], BORDER[where[0]]) if len(where) == 1 else (PAPER, LINK)
+        body = element("rect", x=x, y=_BAR_TOP, width=wide, height=_BAR_HEIGHT, fill=fill, stroke=stroke)
+        fitting = [label for label in (name, seconds_text(seconds)) if text_width(label, 11.5, bold=True) < wide - 6]
         if fitting:
             body += text(fitting[0], x + wide / 2, _BAR_TOP + 18, style="bar", anchor="middle")
-        drawn.append(element("g", hint(f"{name}, {share.seconds / total if total else 0:.0%} of the time") + body))
+        drawn.append(element("g", hint(f"{name}, {part:.0%} of the time") + body))
         x += wide
     return "".join(drawn)
 
