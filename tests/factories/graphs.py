@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from tierflow.partition.latency import evaluate
 from tierflow.partition.problem import Array, Constraints, Costs, CrossingCost, Pin, Problem
 from tierflow.segment import Route
 from tierflow.tiers import TIERS, Tier
+from tierflow.units import Bytes
 
 
 def tensor(name: str, elements: int = 1) -> Tensor:
@@ -206,3 +208,13 @@ def brute_force(problem: Problem) -> float | None:
         if not (route is Route.DIRECT and Tier.EDGE in tiers) and respects(problem, tiers, route)
     ]
     return min(totals, default=None)
+
+
+def random_budgets(generator: random.Random, graph: Graph, constraints: Constraints) -> Constraints:
+    """The constraints with budgets that some partitions meet and others don't, or that none meets."""
+    ranks = [0, 1, 2]
+    sample = [TIERS[rank] for rank in sorted(generator.choice(ranks) for _ in graph.layers)]
+    slack = generator.choice((1.0, 1.0, 1.1, 1.5, 0.8))
+    memory = {tier: Bytes(int(memory_use(graph, sample, tier) * slack)) for tier in TIERS if generator.random() < 0.5}
+    backbone = Bytes(int(backbone_use(graph, sample) * slack)) if generator.random() < 0.5 else None
+    return replace(constraints, memory=memory, backbone_bytes=backbone)

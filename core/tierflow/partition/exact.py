@@ -56,22 +56,22 @@ def exact(problem: Problem) -> Partition:
     return partition_of([Answer(Route.RELAYED, limits.lowest, latency, latency.total)], Algorithm.EXACT)
 
 
-def partition_of(answers: list[Answer], algorithm: Algorithm) -> Partition:
+def partition_of(answers: list[Answer], algorithm: Algorithm, *, resolution: float = RESOLUTION) -> Partition:
     """The best of the answers, the first of equals, with its gap to the smallest of all lower bounds."""
     best = min(answers, key=lambda answer: answer.latency.total)
     return Partition(
         tiers=tiers_of(best.ranks),
         route=best.route,
         latency=best.latency,
-        optimality_gap=gap(best.latency.total, min(answer.lower_bound for answer in answers)),
+        optimality_gap=gap(best.latency.total, min(answer.lower_bound for answer in answers), resolution=resolution),
         algorithm=algorithm,
     )
 
 
-def gap(latency: float, optimum: float) -> float:
-    """(latency - optimum) / optimum, 0 within `RESOLUTION`; relative to a picosecond where the optimum is less."""
+def gap(latency: float, optimum: float, *, resolution: float = RESOLUTION) -> float:
+    """(latency - optimum) / optimum, 0 within the resolution; relative to a picosecond where the optimum is less."""
     distance = latency - optimum
-    return distance / max(optimum, 1e-12) if distance > RESOLUTION * latency else 0.0
+    return distance / max(optimum, 1e-12) if distance > resolution * latency else 0.0
 
 
 @dataclass(frozen=True, slots=True)
