@@ -68,6 +68,25 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def encode(profile: Profile) -> bytes:
+    """The profile as JSON."""
+    return msgspec.json.encode(profile)
+
+
+def decode(data: bytes) -> Profile:
+    """The profile that `encode` wrote.
+
+    Raises:
+        InvalidInputError: where the data is none.
+    """
+    try:
+        return msgspec.json.decode(data, type=Profile)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(
+            f"no profile: {error}; measure again with `tierflow profile`", subject="profile"
+        ) from error
+
+
 def _divided(seconds: Mapping[str, float], speed: float) -> dict[str, float]:
     return {name: value / speed for name, value in seconds.items()}
 

@@ -51,12 +51,14 @@ def measure_profile(
     """
     tell = progress or (lambda _what, _done: None)
     graph = model.graph
+    if not graph.layers:
+        return Profile(model=model.identity, source="measured", machine=machine_name(threads), layers={})
     feeds = feeds_of(graph)
     with tempfile.TemporaryDirectory(prefix="tierflow-profile-") as name:
         folder = Path(name)
         tell("preparing the model", 0.0)
         path = folder / "whole.onnx"
-        extract_segment(model, graph.inputs, _computed(graph), path)
+        extract_segment(model, list(feeds), _computed(graph), path)
         runs = Whole(path, feeds, threads=threads, folder=folder)
         turns = rounds or max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(_SECONDS / runs.run())))
         count = itertools.count(1)
@@ -95,11 +97,10 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
         for place, layer in enumerate(graph.layers)
     }
     # What goes through a layer without a kernel is changed only in name: whoever reads it runs as ever.
-    beside_cut = {place: torn.layers[place] for place in torn_layers(graph, fused)}
-    unchanged = {
-        layer.name: layers[layer.name]
+    beside_cut = {
+        layer.name: torn.layers.get(place, layers[layer.name])
         for place, layer in enumerate(graph.layers)
-        if fused.native.intersection(layer.inputs) and place not in beside_cut and place not in fused.any_layout
+        if fused.native.intersection(layer.inputs) and place not in fused.any_layout
     }
     native = {name: graph.tensors[name] for name in sorted(fused.native)}
     entering = {name for place in fused.any_layout for name in graph.layers[place].inputs} - fused.enters.keys()
@@ -109,7 +110,7 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
         machine=machine,
         layers=layers,
         segment=whole.empty_seconds,
-        torn=unchanged | {graph.layers[place].name: seconds for place, seconds in beside_cut.items()},
+        torn=beside_cut,
         enters={name: _of_shape(native[name], torn.enters) for name in sorted(fused.blocked & entering)},
         leaves={
             name: _of_shape(tensor, torn.leaves) if name in fused.blocked - fused.leaves.keys() else 0.0
@@ -120,7 +121,11 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
 
 
 def torn_layers(graph: Graph, fused: Attribution) -> list[int]:
-    """Places of the layers that take another time beside a cut than in the whole model."""
+    """Places of the layers that take another time beside a cut than in the whole model: they read native tensors.
+
+    Left out are convolutions, which change the layout themselves, and layers with a kernel of their own that read what
+    merely went through a layer without one.
+    """
     places = []
     for place, layer in enumerate(graph.layers):
         native = fused.native.intersection(layer.inputs)

@@ -1,0 +1,149 @@
+"""How well segments' times are predicted: profile against measured segments, and estimate against profile."""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from tierflow.estimate import estimate_profile
+
+from benchmarks.figure import Figure, at_most
+from tierflow.model import open_model
+from tierflow.model.extract import extract_segment
+from tierflow.model.model import Model
+from tierflow.profile import Profile
+from tierflow.segment import Segment, segments_of
+from tierflow.segment_time import segment_seconds
+from tierflow.tiers import Tier
+from tierflow_worker.profiling import measure_profile
+from tierflow_worker.profiling.feeds import feeds_of
+from tierflow_worker.profiling.recording import typical
+from tierflow_worker.runtime import Array, Session, create_session
+
+DNNS: Final = ("alexnet", "vgg16", "resnet18", "darknet53", "inceptionv4")
+_CUTS: Final = 10
+_SECONDS_PER_CUT: Final = 2.0
+_FEWEST_ROUNDS: Final = 6
+_MOST_ROUNDS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A segment's predicted and measured seconds."""
+
+    segment: Segment
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """Relative to what was measured, in percent."""
+        return abs(self.predicted - self.measured) / self.measured * 100
+
+
+def figures() -> list[Figure]:
+    """Errors of predicted segment times over the five DNNs, ten random cuts each; and the estimate's, to inform."""
+    errors: list[float] = []
+    found = []
+    for name in DNNS:
+        model = open_model(f"zoo://{name}")
+        began = time.perf_counter()
+        profile = measure_profile(model)
+        seconds = time.perf_counter() - began
+        here = [prediction.error for prediction in predictions(model, profile, cuts=_CUTS, seed=7)]
+        errors += here
+        estimate = estimate_profile(model.graph, model.identity)
+        found += [
+            Figure("cost", f"{name}: median error of predicted segment time", statistics.median(here), "%"),
+            Figure("cost", f"{name}: worst error of predicted segment time", max(here), "%"),
+            Figure("cost", f"{name}: median error of the estimate", estimate_error(model, profile, estimate), "%"),
+            Figure("cost", f"{name}: whole estimated / measured", total(estimate) / total(profile), "x"),
+            Figure("cost", f"{name}: profile takes", seconds * 1000, "ms"),
+        ]
+    return [
+        at_most("cost", "median error of predicted segment time", statistics.median(errors), "%", 10),
+        at_most("cost", "worst error of predicted segment time", max(errors), "%", 25),
+        *found,
+    ]
+
+
+def total(profile: Profile) -> float:
+    """Seconds of the whole model."""
+    return profile.segment + sum(profile.layers.values())
+
+
+def estimate_error(model: Model, measured: Profile, estimate: Profile) -> float:
+    """Median error in percent of the estimate's time of a segment against the measured profile's, over random cuts."""
+    errors = []
+    for cut in random_cuts(model, cuts=100, seed=11):
+        for segment in cut:
+            truth = segment_seconds(model.graph, measured, segment)
+            errors.append(abs(segment_seconds(model.graph, estimate, segment) - truth) / truth * 100)
+    return statistics.median(errors)
+
+
+def random_cuts(model: Model, *, cuts: int, seed: int) -> list[tuple[Segment, Segment, Segment]]:
+    """Cuts of the layers' order into three parts, none of them empty."""
+    generator = random.Random(seed)
+    layers = len(model.graph.layers)
+    found = []
+    for _ in range(cuts):
+        first, second = sorted(generator.sample(range(1, layers), 2))
+        tiers = [Tier.DEVICE] * first + [Tier.EDGE] * (second - first) + [Tier.CLOUD] * (layers - second)
+        found.append(segments_of(model.graph, tiers))
+    return found
+
+
+def predictions(model: Model, profile: Profile, *, cuts: int, seed: int) -> list[Prediction]:
+    """Predicted and measured seconds of each segment of random cuts.
+
+    The whole model runs in the same rounds as the segments. What it takes then beside what it took when the profile
+    was measured is the machine's drift (others use it too), and is taken out of the prediction.
+    """
+    graph = model.graph
+    found = []
+    with tempfile.TemporaryDirectory(prefix="tierflow-bench-") as name:
+        folder = Path(name)
+        whole = Segment(tier=Tier.DEVICE, layers=tuple(range(len(graph.layers))), accepts=graph.inputs)
+        whole = msgspec.structs.replace(whole, results=graph.outputs)
+        loaded = _session(model, whole, folder)
+        for segments in random_cuts(model, cuts=cuts, seed=seed):
+            sessions = [_session(model, segment, folder) for segment in segments]
+            *measured, measured_whole = _measure(feeds_of(graph), [*sessions, loaded])
+            drift = measured_whole / segment_seconds(graph, profile, whole)
+            found += [
+                Prediction(segment, segment_seconds(graph, profile, segment) * drift, seconds)
+                for segment, seconds in zip(segments, measured, strict=True)
+            ]
+    return found
+
+
+def _measure(inputs: dict[str, Array], sessions: Sequence[Session]) -> list[float]:
+    """Seconds of each session, fed by those before it; all run in turn, as a chain of workers does."""
+    taken: list[list[float]] = [[] for _ in sessions]
+    began = time.perf_counter()
+    turn = 0
+    while turn < _FEWEST_ROUNDS or (turn < _MOST_ROUNDS and time.perf_counter() - began < _SECONDS_PER_CUT):
+        known = dict(inputs)
+        for session, seconds in zip(sessions, taken, strict=True):
+            feeds = {name: known[name] for name in session.inputs}
+            start = time.thread_time()  # one thread, and not what others take of the machine meanwhile
+            answer = session.run(feeds)
+            seconds.append(time.thread_time() - start)
+            known.update(answer)
+        turn += 1
+    return [typical(seconds[1:]) for seconds in taken]
+
+
+def _session(model: Model, segment: Segment, folder: Path) -> Session:
+    path = folder / "segment.onnx"
+    made = [name for name in (*segment.sends, *segment.results) if name not in segment.accepts]
+    extract_segment(model, segment.accepts, list(dict.fromkeys(made)), path)
+    session = create_session(path)
+    path.unlink()
+    return session
