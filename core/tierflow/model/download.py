@@ -50,11 +50,7 @@ def download(uri: str, scheme: str, *, sha256: str, cache: Path, progress: Progr
     storage = _Storage(uri, _filesystem(scheme))
     folder = cache / "models"
     folder.mkdir(parents=True, exist_ok=True)
-    remote: Mapping[str, Any] | None = None
-    version = f"sha256:{normalised(sha256)}" if sha256 else None
-    if version is None:
-        remote = storage.info(uri)
-        version = next((f"{key}:{remote[key]}:{remote.get('size')}" for key in _VERSIONS if remote.get(key)), None)
+    version = f"sha256:{normalised(sha256)}" if sha256 else _version(storage.info(uri))
     key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:40]
     home = folder / key
     path = home / _file_name(uri)
@@ -64,7 +60,7 @@ def download(uri: str, scheme: str, *, sha256: str, cache: Path, progress: Progr
             with tempfile.TemporaryDirectory(prefix=f"{key}-", dir=folder, ignore_cleanup_errors=True) as draft:
                 target = Path(draft) / "model"
                 target.mkdir()
-                _fetch_all(storage, target, sha256=sha256, size=_size(remote), progress=progress)
+                _fetch_all(storage, target, sha256=sha256, progress=progress)
                 shutil.rmtree(home, ignore_errors=True)
                 target.rename(home)
         elif sha256:
@@ -72,13 +68,13 @@ def download(uri: str, scheme: str, *, sha256: str, cache: Path, progress: Progr
     return path
 
 
-def _fetch_all(storage: "_Storage", folder: Path, *, sha256: str, size: int | None, progress: Progress | None) -> None:
+def _fetch_all(storage: "_Storage", folder: Path, *, sha256: str, progress: Progress | None) -> None:
     """Fetches the model, and the files beside it that its weights are in."""
     from tierflow.model.reading import read_model
     from tierflow.model.skeleton import external_locations
 
     path = folder / _file_name(storage.uri)
-    digest = storage.fetch(storage.uri, path, size=size, progress=progress)
+    digest = storage.fetch(storage.uri, path, progress=progress)
     if sha256:
         check_sha256(digest, sha256, uri=storage.uri)
     for location in sorted(external_locations(read_model(path).model.graph)):
@@ -89,7 +85,7 @@ def _fetch_all(storage: "_Storage", folder: Path, *, sha256: str, size: int | No
                 subject=location,
             )
         beside.parent.mkdir(parents=True, exist_ok=True)
-        storage.fetch(_sibling(storage.uri, location), beside, size=None, progress=progress)
+        storage.fetch(_sibling(storage.uri, location), beside, progress=progress)
 
 
 @contextmanager
@@ -129,50 +125,49 @@ class _Storage:
         found: Mapping[str, Any] = self._ask(uri, lambda: self.filesystem.info(uri))
         return found
 
-    def fetch(self, uri: str, path: Path, *, size: int | None, progress: Progress | None) -> str:
+    def fetch(self, uri: str, path: Path, *, progress: Progress | None) -> str:
         """Writes the file at `uri` to `path`, going on where a broken connection left off; returns its SHA-256."""
-        size = size if size is not None else _size(self.info(uri))
-        digest = hashlib.sha256()
-        done = 0
+        about = self.info(uri)
+        digest, done, ranges = hashlib.sha256(), 0, True
+        failure: TierflowError = UnreachableError(f"{uri} breaks off again and again; try again later", subject=uri)
         with path.open("wb") as target:
-            for attempt in range(_ATTEMPTS):
+            for _ in range(_ATTEMPTS):
                 try:
                     for chunk in self._chunks(uri, done):
                         target.write(chunk)
                         digest.update(chunk)
                         done += len(chunk)
                         if progress is not None:
-                            progress(done, size)
-                    if size is None or done == size:
+                            progress(done, _size(about))
+                    if _size(about) in (None, done):
                         return digest.hexdigest()
-                    cause: TierflowError = UnreachableError(
-                        f"{uri} sent {done} bytes of {size} and ended; try again", subject=uri
+                    failure = UnreachableError(
+                        f"{uri} ended after {done} of {_size(about)} bytes; try again", subject=uri
                     )
-                except _RestartError:
+                except _NoRangesError:
+                    ranges = False
+                except UnreachableError as error:
+                    failure = error
+                # Half of one version and half of the next would make no model.
+                before, about = about, self.info(uri)
+                if not ranges or _version(before) != _version(about):
                     target.seek(0)
                     target.truncate()
                     digest, done = hashlib.sha256(), 0
-                    continue
-                except UnreachableError as error:
-                    cause = error
-                if attempt == _ATTEMPTS - 1 or not done:
-                    raise cause
-        raise UnreachableError(f"{uri} breaks off again and again; try again later", subject=uri)
+        raise failure
 
     def _chunks(self, uri: str, begin: int) -> Iterator[bytes]:
         """The content from `begin` on.
 
         From the start a plain stream does, which every server has; to go on, blocks are asked for by their range.
         """
-        stream = begin == 0 and uri.startswith(("http://", "https://"))
+        stream = begin == 0 and _is_http(uri)
         file = self._ask(uri, lambda: self.filesystem.open(uri, "rb", block_size=0 if stream else _CHUNK))
         try:
             if begin:
                 file.seek(begin)
             while chunk := self._ask(uri, lambda: file.read(_CHUNK)):
                 yield chunk
-        except _NoRangesError as error:
-            raise _RestartError from error
         finally:
             file.close()
 
@@ -204,15 +199,11 @@ class _NoRangesError(Exception):
     """The server can't send a part of a file."""
 
 
-class _RestartError(Exception):
-    """What was fetched so far is of no use."""
-
-
 def _absent(uri: str, error: FileNotFoundError) -> TierflowError:
     """Of HTTP, fsspec says FileNotFoundError for every failure; only its cause tells an answer from no answer."""
     cause = error.__cause__
     status = getattr(cause, "status", None)
-    if cause is None or status in (404, 410):
+    if cause is None or status in (404, 410) or not _is_http(uri):
         return InvalidModelError(f"there is no file at {uri}; check the address", subject=uri)
     if status is not None:
         return UnreachableError(f"{uri} was refused with HTTP status {status}; check the address", subject=uri)
@@ -244,8 +235,17 @@ def _bounded(call: Callable[[], Value]) -> Value:
     return value  # type: ignore[return-value]  # None is there only beside an error
 
 
-def _size(info: Mapping[str, Any] | None) -> int | None:
-    size = info.get("size") if info else None
+def _is_http(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _version(info: Mapping[str, Any]) -> str | None:
+    """What tells one version of a file from another; None where the storage tells nothing."""
+    return next((f"{key}:{info[key]}:{info.get('size')}" for key in _VERSIONS if info.get(key)), None)
+
+
+def _size(info: Mapping[str, Any]) -> int | None:
+    size = info.get("size")
     return int(size) if size is not None else None
 
 
