@@ -3,8 +3,8 @@
 The cut comes first: where its optimum meets the budgets it is the optimum under them too. Otherwise HiGHS solves the
 same objective as an integer program (`tierflow.partition.program`), exact to `RESOLUTION` of the latency, for at
 most `TIME_LIMIT_SECONDS` per route; where the time is up, the best partition so far is returned with its distance to
-the best bound. A budget counts as met only where whole bytes meet it: HiGHS works to a millionth of it, so that a partition that
-oversteps by less is looked for again with that much less to spend.
+the best bound. A budget counts as met only where whole bytes meet it: HiGHS works to a millionth of
+it, so that a partition that oversteps by less is looked for again with that much less to spend.
 """
 
 import math
