@@ -214,7 +214,7 @@ def _run(model: Model, segment: Segment, given: Arrays, path: Path, threads: int
     if computed:
         extract_segment(model, segment.accepts, computed, path)
         session = create_session(path, threads=threads)
-        made = session.run({name: given[name] for name in session.inputs}, computed)
+        made = session.run({name: array for name, array in given.items() if name in session.inputs}, computed)
     return {name: made[name] if name in made else given[name] for name in wanted}
 
 

@@ -139,6 +139,11 @@ def test_an_operator_that_the_runtime_lacks_is_named_with_its_layer(tmp_path: Pa
         whole_outputs(model, sample_inputs(model))
 
 
+def test_a_missing_input_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="input x is missing"):
+        whole_outputs(chain(tmp_path, "Relu"), {})
+
+
 def test_an_input_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
     model = chain(tmp_path, "Relu")
     with pytest.raises(InvalidRequestError, match="input x must be float32"):
