@@ -58,7 +58,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         output: The feature map that it ends with.
         rows: Bands of the grid.
         columns: Tiles per band; `rows` x `columns` workers compute it, the edge's own among them.
-        halo_factor: Work of all tiles together over the work of the whole, at least 1.
+        halo_factor: Work of all tiles together over the work of the whole; it can be below 1 where a later layer drops
+            places at the border, which tiles then don't compute.
         scatter_bytes: Bytes that leave the edge's worker per request.
         gather_bytes: Bytes that come back.
         predicted_seconds: Time with scatter and gather.

@@ -1,0 +1,129 @@
+"""The blocks of a segment: stretches between places where a single feature map crosses. Runs start and end there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tierflow.graph import Graph
+from tierflow.tiling.footprint import Step
+from tierflow.tiling.layers import step_of
+from tierflow.tiling.rules import NotTileableError
+
+_MAP_RANK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Layers between two feature maps, of which no tensor is read outside but the last.
+
+    Attributes:
+        layers: Places in the graph, ascending.
+        input: The feature map that all of the block is computed from.
+        output: The feature map that is all that later layers read of it.
+        steps: The layers' rules; () where the block can't be tiled.
+        refusal: Which layer stands in the way and why; "" where none does.
+    """
+
+    layers: tuple[int, ...]
+    input: str
+    output: str
+    steps: tuple[Step, ...] = ()
+    refusal: str = ""
+
+    @property
+    def tileable(self) -> bool:
+        """Whether any tile of its output can be computed by itself."""
+        return not self.refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A segment taken apart.
+
+    Attributes:
+        before: Layers ahead of the first block.
+        blocks: In order, each starting with the feature map that the one before ends with.
+        after: Layers behind the last block.
+    """
+
+    before: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    after: tuple[int, ...]
+
+
+def blocks_of(
+    graph: Graph,
+    layers: Sequence[int],
+    accepts: Sequence[str],
+    outputs: Sequence[str],
+    seconds: Mapping[str, float] | None = None,
+    *,
+    approximate: bool = False,
+) -> Blocks:
+    """Takes a segment apart.
+
+    Args:
+        graph: The whole graph.
+        layers: The segment's layers, ascending.
+        accepts: What it is sent.
+        outputs: What it sends on or returns.
+        seconds: By layer name; where they are given, no block starts with a layer of no time, since that one is
+            computed together with the one before.
+        approximate: Whether the last bits of a tile may differ from the whole's.
+    """
+    crossings = _crossings(graph, layers, accepts, outputs)
+    places = [
+        at
+        for at, name in enumerate(crossings)
+        if name and not (seconds is not None and 0 < at < len(layers) and not seconds[graph.layers[layers[at]].name])
+    ]
+    if not places:
+        return Blocks(tuple(layers), (), ())
+    blocks = tuple(
+        _block(graph, tuple(layers[start:stop]), crossings[start], crossings[stop], outputs, approximate=approximate)
+        for start, stop in pairwise(places)
+    )
+    return Blocks(tuple(layers[: places[0]]), blocks, tuple(layers[places[-1] :]))
+
+
+def _crossings(graph: Graph, layers: Sequence[int], accepts: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """For each place between layers, the feature map that alone crosses there; "" where there is none such."""
+    inside = set(layers)
+    last_use = {
+        name: max((place for place in graph.consumers.get(name, ()) if place in inside), default=-1)
+        for name in (*accepts, *(output for place in layers for output in graph.layers[place].outputs))
+    }
+    alive = {name for name in accepts if last_use[name] >= 0}
+    crossings = [_only_map(graph, alive)]
+    for place in layers:
+        alive.update(graph.layers[place].outputs)
+        alive = {name for name in alive if last_use[name] > place}
+        crossings.append(_only_map(graph, alive))
+    made = {output for place in layers for output in graph.layers[place].outputs}
+    ends = [name for name in outputs if name in made]
+    if layers and len(ends) == 1 and ends[0] in graph.layers[layers[-1]].outputs:
+        crossings[-1] = _only_map(graph, set(ends))
+    return crossings
+
+
+def _only_map(graph: Graph, alive: set[str]) -> str:
+    if len(alive) != 1:
+        return ""
+    (name,) = alive
+    return name if len(graph.tensors[name].shape) == _MAP_RANK else ""
+
+
+def _block(
+    graph: Graph, layers: tuple[int, ...], start: str, end: str, outputs: Sequence[str], *, approximate: bool
+) -> Block:
+    steps = []
+    for place in layers:
+        layer = graph.layers[place]
+        sent = [name for name in layer.outputs if name in outputs and name != end]
+        if sent:
+            return Block(layers, start, end, refusal=f"layer {layer.name} makes {sent[0]}, which leaves the segment")
+        try:
+            steps.append(step_of(graph, layer, approximate=approximate))
+        except NotTileableError as error:
+            return Block(layers, start, end, refusal=f"layer {layer.name} ({layer.kind}): {error}")
+    return Block(layers, start, end, tuple(steps))

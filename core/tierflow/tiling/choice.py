@@ -1,0 +1,224 @@
+"""Which runs of a segment are worth tiling, and in which grids: minimal predicted time, scatter and gather included."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from tierflow.graph import Graph
+from tierflow.network import MEGABIT, Link
+from tierflow.profile import Profile
+from tierflow.tiling.blocks import Block, Blocks
+from tierflow.tiling.footprint import widened
+from tierflow.tiling.layers import extents_of
+from tierflow.tiling.layout import Grid, grids_for, layout
+from tierflow.tiling.region import Region
+
+EDGE_NETWORK: Final = Link(bytes_per_second=1000 * MEGABIT, round_trip_seconds=0.0005)
+"""What is assumed between edge nodes until it is measured: one Gbit/s, half a millisecond."""
+
+
+class EdgeNodes(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers that can compute tiles together.
+
+    Attributes:
+        speeds: Relative to the edge tier's profile; the first is the edge's own worker, which scatters and gathers.
+        link: Between the edge's worker and each of the others.
+    """
+
+    speeds: tuple[float, ...] = (1.0,)
+    link: Link = EDGE_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run costs as tiles.
+
+    Attributes:
+        seconds: From the first byte scattered to the last gathered.
+        work: Per tile, seconds on a node of speed 1.
+        scatter_bytes: Per tile, what is sent to it; 0 for the edge worker's own.
+        gather_bytes: Per tile, what comes back; 0 for the edge worker's own.
+    """
+
+    seconds: float
+    work: tuple[float, ...]
+    scatter_bytes: tuple[int, ...]
+    gather_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Blocks `start` to `stop` (not included) computed together as tiles of `grid`."""
+
+    start: int
+    stop: int
+    grid: Grid
+    cost: RunCost
+    untiled_seconds: float
+
+    @property
+    def halo_factor(self) -> float:
+        """Work of all tiles over the work of the whole."""
+        return sum(self.cost.work) / self.untiled_seconds if self.untiled_seconds else 1.0
+
+
+@dataclass
+class Pricing:
+    """Prices of blocks as tiles and as a whole, on one edge tier; remembers what it has computed."""
+
+    graph: Graph
+    profile: Profile
+    blocks: Sequence[Block]
+    nodes: EdgeNodes
+    _worked: dict[tuple[int, Region], tuple[Region, float]] = field(default_factory=dict)
+
+    @cached_property
+    def untiled(self) -> tuple[float, ...]:
+        """Seconds of each block on the edge's worker alone."""
+        own = self.nodes.speeds[0]
+        return tuple(
+            sum(self.profile.layers[self.graph.layers[place].name] for place in block.layers) / own
+            for block in self.blocks
+        )
+
+    def runs_to(self, stop: int, grid: Grid) -> list[Run]:
+        """The runs that end with block `stop - 1`, from the shortest to the longest that can be tiled."""
+        extents = extents_of(self.graph, self.blocks[stop - 1].output)
+        if grid.rows > extents.rows or grid.columns > extents.columns:
+            return []
+        speeds = self.nodes.speeds[: grid.tiles]
+        tiles = layout(extents, grid, speeds)
+        regions = list(tiles)
+        works = [0.0] * len(tiles)
+        runs = []
+        for start in range(stop - 1, -1, -1):
+            if not self.blocks[start].tileable:
+                break
+            for at, region in enumerate(regions):
+                regions[at], seconds = self._work(start, region)
+                works[at] += seconds
+            cost = self._cost(start, stop, tiles, regions, works)
+            runs.append(Run(start, stop, grid, cost, sum(self.untiled[start:stop])))
+        return runs
+
+    def _work(self, place: int, region: Region) -> tuple[Region, float]:
+        """The input that a region of a block's output needs, and the seconds that it takes at speed 1."""
+        key = (place, region)
+        if key not in self._worked:
+            self._worked[key] = self._backwards(self.blocks[place], region)
+        return self._worked[key]
+
+    def _backwards(self, block: Block, region: Region) -> tuple[Region, float]:
+        wanted = {block.output: region}
+        seconds = 0.0
+        for step in reversed(block.steps):
+            asked = [wanted[name] for name in step.outputs if name in wanted]
+            made = asked[0]
+            for other in asked[1:]:
+                made = made.union(other)
+            whole = extents_of(self.graph, step.outputs[0])
+            made = step.rule.made(made, extents_of(self.graph, step.inputs[0]))
+            made = widened(made, whole, step.smallest_area)
+            seconds += self.profile.layers[step.name] * made.area / (whole.rows * whole.columns)
+            for at, name in enumerate(step.inputs):
+                needed = step.rule_of_input(at).need(made, extents_of(self.graph, name)).region
+                wanted[name] = wanted[name].union(needed) if name in wanted else needed
+        return wanted[block.input], seconds
+
+    def _cost(
+        self, start: int, stop: int, tiles: Sequence[Region], regions: Sequence[Region], works: Sequence[float]
+    ) -> RunCost:
+        source, result = self.blocks[start].input, self.blocks[stop - 1].output
+        # Each tile starts and ends outside of the runtime's own layout, and is one run of a session more.
+        fixed = self.profile.segment + self.profile.crossings.get(source, 0.0) + self.profile.crossings.get(result, 0.0)
+        scatter = [0, *(self._bytes(source, region) for region in regions[1:])]
+        gather = [0, *(self._bytes(result, tile) for tile in tiles[1:])]
+        computing = [(work + fixed) / speed for work, speed in zip(works, self.nodes.speeds, strict=False)]
+        return RunCost(
+            seconds=_together(computing, scatter, gather, self.nodes.link),
+            work=tuple(works),
+            scatter_bytes=tuple(scatter),
+            gather_bytes=tuple(gather),
+        )
+
+    def _bytes(self, name: str, region: Region) -> int:
+        tensor = self.graph.tensors[name]
+        whole = extents_of(self.graph, name)
+        return tensor.size * region.area // (whole.rows * whole.columns)
+
+
+def _together(computing: Sequence[float], scatter: Sequence[int], gather: Sequence[int], link: Link) -> float:
+    """Seconds until all tiles are there.
+
+    The edge's worker sends one tile after the other and computes its own meanwhile; results come back in the order in
+    which they are done, over a link that carries both directions at once.
+    """
+    sent = 0.0
+    done = []
+    for seconds, size, back in zip(computing[1:], scatter[1:], gather[1:], strict=True):
+        sent += size / link.bytes_per_second
+        done.append((sent + link.round_trip_seconds + seconds, back))
+    gathered = 0.0
+    for ready, back in sorted(done):
+        gathered = max(gathered, ready) + back / link.bytes_per_second
+    return max(gathered, computing[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best way to compute a stretch of blocks: `seconds` in all, with `runs` tiled and the rest as a whole."""
+
+    seconds: float
+    runs: tuple[Run, ...]
+
+
+def priced_runs(pricing: Pricing, *, grids: Sequence[Grid] = ()) -> dict[tuple[int, int], Run]:
+    """For each stretch of blocks that can be tiled, its cheapest run.
+
+    Args:
+        pricing: The blocks and their prices.
+        grids: The grids to choose from; by default those of two to all of the nodes.
+    """
+    usable = list(grids) or [grid for workers in range(2, len(pricing.nodes.speeds) + 1) for grid in grids_for(workers)]
+    cheapest: dict[tuple[int, int], Run] = {}
+    for stop in range(1, len(pricing.blocks) + 1):
+        for grid in usable:
+            for run in pricing.runs_to(stop, grid):
+                known = cheapest.get((run.start, run.stop))
+                if known is None or run.cost.seconds < known.cost.seconds:
+                    cheapest[run.start, run.stop] = run
+    return cheapest
+
+
+def choose(pricing: Pricing, runs: dict[tuple[int, int], Run], start: int = 0) -> list[Choice]:
+    """The best choice for the blocks from `start` up to each place: item k is for blocks `start` to `start + k`.
+
+    A shortest path over the places between blocks: each block as a whole, or a run of them as tiles. So the choice is
+    never slower than untiled.
+    """
+    best = [Choice(0.0, ())]
+    for stop in range(start + 1, len(pricing.blocks) + 1):
+        seconds = best[-1].seconds + pricing.untiled[stop - 1]
+        candidate, tiled = seconds, None
+        for begin in range(start, stop):
+            run = runs.get((begin, stop))
+            if run is None:
+                continue
+            total = best[begin - start].seconds + run.cost.seconds
+            if total < candidate and not math.isclose(total, candidate, rel_tol=1e-12):
+                candidate, tiled = total, run
+        if tiled is None:
+            best.append(Choice(seconds, best[-1].runs))
+        else:
+            best.append(Choice(candidate, (*best[tiled.start - start].runs, tiled)))
+    return best
+
+
+def choose_for_segment(graph: Graph, profile: Profile, parts: Blocks, nodes: EdgeNodes) -> Choice:
+    """The best choice for all blocks of a segment; `seconds` is theirs alone, without the layers around them."""
+    pricing = Pricing(graph, profile, parts.blocks, nodes)
+    return choose(pricing, priced_runs(pricing))[-1]
