@@ -1,6 +1,6 @@
 """Plans for a partition that somebody else decided: the manifest's `manual`, or a comparison's single tier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from tierflow.errors import InfeasibleError
 from tierflow.graph import Graph
 from tierflow.network import Network
 from tierflow.partition.allowed import allowed, constraint_name
+from tierflow.partition.demand import demands
 from tierflow.partition.latency import evaluate, ranks_of
 from tierflow.partition.problem import Algorithm, Constraints, Partition
 from tierflow.partition.select import partitioner
@@ -15,7 +16,7 @@ from tierflow.plan import Plan, plan_of
 from tierflow.planning import problem_of
 from tierflow.profile import Profile
 from tierflow.segment import Route
-from tierflow.tiers import Tier
+from tierflow.tiers import TIERS, Tier
 
 
 def plan_for(
@@ -52,18 +53,15 @@ def plan_for(
         ((evaluate(problem, tiers, route), route) for route in _routes(tiers, rules)),
         key=lambda found: found[0].total,
     )
-    _check(graph, tiers, route, rules)
+    for constraint, problem_with_it in broken_constraints(graph, tiers, rules):
+        raise InfeasibleError(
+            f"the manual cut {problem_with_it}; cut elsewhere, or drop {constraint}",
+            constraints=("planning.manual", constraint),
+        )
     optimum = partitioner(Algorithm.EXACT)(problem).latency.total
     gap = max(0.0, (latency.total - optimum) / optimum) if optimum > 0 else 0.0
     partition = Partition(tiers=tiers, route=route, latency=latency, optimality_gap=gap, algorithm=Algorithm.EXACT)
-    plan = plan_of(graph, partition, model=profile.model, network=network, speeds=dict(speeds), epoch=epoch)
-    if rules.backbone_bytes is not None and plan.backbone_bytes > rules.backbone_bytes:
-        raise InfeasibleError(
-            f"the manual cut sends {plan.backbone_bytes} bytes per request into the cloud, "
-            f"planning.backboneBytesPerRequest allows {rules.backbone_bytes}; cut elsewhere or raise the budget",
-            constraints=("planning.manual", "planning.backboneBytesPerRequest"),
-        )
-    return plan
+    return plan_of(graph, partition, model=profile.model, network=network, speeds=dict(speeds), epoch=epoch)
 
 
 def _routes(tiers: Sequence[Tier], rules: Constraints) -> tuple[Route, ...]:
@@ -72,22 +70,22 @@ def _routes(tiers: Sequence[Tier], rules: Constraints) -> tuple[Route, ...]:
     return (Route.DIRECT,) if Tier.EDGE in rules.unavailable else (Route.RELAYED, Route.DIRECT)
 
 
-def _check(graph: Graph, tiers: tuple[Tier, ...], route: Route, rules: Constraints) -> None:
-    used = set(tiers) | ({Tier.EDGE} if route is Route.RELAYED and Tier.CLOUD in tiers else set())
-    gone = sorted(used & rules.unavailable, key=lambda tier: tier.rank)
-    if gone:
-        raise InfeasibleError(
-            f"the manual cut needs {gone[0]}, which has no ready node; add one, or set `mode: Auto`",
-            constraints=("planning.manual", f"tiers[{gone[0]}]"),
-        )
+def broken_constraints(graph: Graph, tiers: tuple[Tier, ...], rules: Constraints) -> Iterator[tuple[str, str]]:
+    """The constraints that a partition breaks: each one's name, and what the partition does against it.
+
+    Raises:
+        InvalidInputError: where a pin names no layer.
+    """
     ranks = ranks_of(tiers)
+    for tier in TIERS:
+        if tier in tiers and tier in rules.unavailable:
+            yield f"tiers[{tier}]", f"needs {tier}, which has no ready node"
     for pin in rules.pins:
         limits = allowed(graph, Constraints(pins=(pin,)))
         wrong = np.flatnonzero((ranks < limits.lowest) | (ranks > limits.highest))
         if len(wrong):
-            layer = graph.layers[int(wrong[0])].name
-            raise InfeasibleError(
-                f"the manual cut puts layer {layer} on {tiers[int(wrong[0])]}, against {constraint_name(pin)}; cut "
-                "elsewhere or drop the pin",
-                constraints=("planning.manual", constraint_name(pin)),
-            )
+            place = int(wrong[0])
+            yield constraint_name(pin), f"puts layer {graph.layers[place].name} on {tiers[place]}"
+    for name, budget, asked in demands(graph, rules, ranks):
+        if asked > budget:
+            yield name, f"asks for {asked} bytes where {name} allows {budget}"

@@ -13,7 +13,9 @@ from tierflow_operator.observation import Observation, assumed
 ONE_NODE_EACH: Mapping[Tier, int] = dict.fromkeys(TIERS, 1)
 
 
-def pipeline(planning: Mapping[str, object] | None = None, **metadata: object) -> InferencePipeline:
+def pipeline(
+    planning: Mapping[str, object] | None = None, memory: Mapping[str, str] | None = None, **metadata: object
+) -> InferencePipeline:
     """A pipeline named `small` with defaults for all that isn't given."""
     return from_object(
         {
@@ -22,7 +24,7 @@ def pipeline(planning: Mapping[str, object] | None = None, **metadata: object) -
             "metadata": {"name": "small", **metadata},
             "spec": {
                 "model": {"uri": "zoo://resnet18"},
-                "tiers": [{"name": str(tier)} for tier in TIERS],
+                "tiers": [{"name": str(tier), "memoryBudget": (memory or {}).get(tier)} for tier in TIERS],
                 "planning": dict(planning or {}),
             },
         }

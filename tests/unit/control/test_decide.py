@@ -146,7 +146,9 @@ def test_a_manual_cut_at_a_layer_that_is_not_there_is_refused_by_name() -> None:
 
 def test_a_manual_cut_against_a_pin_names_both() -> None:
     pins = [{"name": "privacy", "layersUpTo": "L2", "tier": "device"}]
-    with pytest.raises(InfeasibleError, match=r"puts layer L1 on edge, against planning\.pins\[privacy\]") as raised:
+    with pytest.raises(
+        InfeasibleError, match=r"puts layer L1 on edge; cut elsewhere, or drop planning\.pins\[privacy\]"
+    ) as raised:
         decided(WIDE, planning=by_hand("L0", "L3", pins=pins))
     assert raised.value.constraints == ("planning.manual", "planning.pins[privacy]")
 
@@ -158,8 +160,14 @@ def test_a_manual_cut_on_a_tier_without_nodes_names_it() -> None:
 
 
 def test_a_manual_cut_over_the_backbone_budget_names_it() -> None:
-    with pytest.raises(InfeasibleError, match=r"40000 bytes per request into the cloud.*allows 1000"):
+    with pytest.raises(InfeasibleError, match="asks for 40000 bytes where .* allows 1000"):
         decided(WIDE, planning=by_hand("L0", "L3", backboneBytesPerRequest="1k"))
+
+
+def test_a_manual_cut_over_a_tier_s_memory_names_it() -> None:
+    manifest = pipeline(by_hand("L0", "L3"), memory={"edge": "100k"})
+    with pytest.raises(InfeasibleError, match=r"where tiers\[edge\]\.memoryBudget allows 100000"):
+        decide(manifest.spec, GRAPH, PROFILE, WIDE, None, 0.0)
 
 
 def test_what_nobody_said_comes_from_the_defaults_and_what_was_said_is_marked() -> None:
