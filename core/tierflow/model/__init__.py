@@ -30,10 +30,10 @@ def open_model(
         progress: Is told how many bytes of a download are done, and of how many (None: unknown).
 
     Raises:
-        InvalidModelError: where there is no such file, or it is no complete ONNX model. A local file is read when its
-            graph, skeleton or identity is first asked for.
+        InvalidModelError: where there is no such file, or it is no complete ONNX model. What is wrong with its layers
+            or shapes is found when `Model.graph` is first asked for.
         InvalidInputError: where `input_shapes` doesn't fit the model.
-        UnsupportedError: where the scheme or an operator is unknown.
+        UnsupportedError: where the scheme is unknown, or needs a package that isn't installed.
         UnreachableError: where a storage doesn't answer.
         IntegrityError: where the content doesn't have the wanted SHA-256.
     """

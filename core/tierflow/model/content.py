@@ -138,13 +138,14 @@ def decode(data: bytes, form: Form, *, name: str) -> onnx.TensorProto:
         raise InvalidModelError(f"the content of weight {name} is damaged: {error}", subject=name) from error
 
 
-# What numpy and protobuf raise on content that doesn't fit.
-_UNPARSABLE: Final = (ValueError, TypeError, KeyError, IndexError, DecodeError)
+# What numpy and protobuf raise on content that doesn't fit; sparse dimensions can ask for any amount of memory.
+_UNPARSABLE: Final = (ValueError, TypeError, KeyError, IndexError, MemoryError, DecodeError)
 
 
 def plain(tensor: onnx.TensorProto, *, name: str) -> onnx.TensorProto:
-    """The tensor under `name`, its content in `raw_data` (strings: `string_data`)."""
-    if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
+    """The tensor under `name`, its content in `raw_data` (strings: `string_data`) unless it is in another file."""
+    elsewhere = tensor.data_location == onnx.TensorProto.EXTERNAL
+    if elsewhere or tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
         result = onnx.TensorProto()
         result.CopyFrom(tensor)
     else:

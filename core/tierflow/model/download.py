@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tierflow.errors import InvalidModelError, TierflowError, UnreachableError, UnsupportedError
+from tierflow.errors import InvalidInputError, InvalidModelError, TierflowError, UnreachableError, UnsupportedError
 from tierflow.model.checksum import check_sha256, normalised, sha256_of
+from tierflow.model.opening import Progress
 
-Progress = Callable[[int, int | None], None]
 Value = TypeVar("Value")
 
 STALL_SECONDS: Final = 30.0
@@ -48,44 +48,61 @@ def download(uri: str, scheme: str, *, sha256: str, cache: Path, progress: Progr
         IntegrityError: where the content doesn't have the wanted SHA-256.
     """
     storage = _Storage(uri, _filesystem(scheme))
-    folder = cache / "models"
-    folder.mkdir(parents=True, exist_ok=True)
     version = f"sha256:{normalised(sha256)}" if sha256 else _version(storage.info(uri))
-    key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:40]
-    home = folder / key
-    path = home / _file_name(uri)
-    with _locked(folder / f"{key}.lock"):
-        # Without a version nobody knows whether the copy is still what is there.
-        if version is None or not path.is_file():
-            with tempfile.TemporaryDirectory(prefix=f"{key}-", dir=folder, ignore_cleanup_errors=True) as draft:
-                target = Path(draft) / "model"
-                target.mkdir()
-                _fetch_all(storage, target, sha256=sha256, progress=progress)
-                shutil.rmtree(home, ignore_errors=True)
-                target.rename(home)
-        elif sha256:
-            check_sha256(sha256_of(path, cache), sha256, uri=uri)
-    return path
+    folder = cache / "models"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{_key(uri, version)}.lock"):
+            path = folder / _key(uri, version) / _file_name(uri)
+            # Without a version nobody knows whether a copy still is what is there.
+            if version is None or not path.is_file():
+                return _fetch_all(storage, folder, version=version, sha256=sha256, progress=progress)
+            if sha256:
+                check_sha256(sha256_of(path, cache), sha256, uri=uri)
+            return path
+    except OSError as error:
+        raise InvalidInputError(
+            f"the cache {cache} can't be written: {error}; make room, or set XDG_CACHE_HOME to another folder",
+            subject=str(cache),
+        ) from error
 
 
-def _fetch_all(storage: "_Storage", folder: Path, *, sha256: str, progress: Progress | None) -> None:
-    """Fetches the model, and the files beside it that its weights are in."""
+def _key(uri: str, version: str | None) -> str:
+    return hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:40]
+
+
+def _fetch_all(
+    storage: "_Storage", folder: Path, *, version: str | None, sha256: str, progress: Progress | None
+) -> Path:
+    """Fetches the model, and the files beside it that its weights are in; returns its path.
+
+    It gets the folder of its version, of its content where it has no version: others may be reading an earlier one.
+    """
     from tierflow.model.reading import read_model
     from tierflow.model.skeleton import external_locations
 
-    path = folder / _file_name(storage.uri)
-    digest = storage.fetch(storage.uri, path, progress=progress)
-    if sha256:
-        check_sha256(digest, sha256, uri=storage.uri)
-    for location in sorted(external_locations(read_model(path).model.graph)):
-        beside = (folder / location).resolve()
-        if not beside.is_relative_to(folder.resolve()):
-            raise InvalidModelError(
-                f"{storage.uri} has weights in {location!r}, which is outside of its own folder; save them beside it",
-                subject=location,
-            )
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        storage.fetch(_sibling(storage.uri, location), beside, progress=progress)
+    name = _file_name(storage.uri)
+    with tempfile.TemporaryDirectory(prefix="draft-", dir=folder, ignore_cleanup_errors=True) as draft:
+        target = Path(draft, "model")
+        target.mkdir()
+        digest = storage.fetch(storage.uri, target / name, progress=progress)
+        if sha256:
+            check_sha256(digest, sha256, uri=storage.uri)
+        for location in sorted(external_locations(read_model(target / name).model.graph)):
+            beside = (target / location).resolve()
+            if not beside.is_relative_to(target.resolve()):
+                raise InvalidModelError(
+                    f"{storage.uri} has weights in {location!r}, which is outside of its own folder; save them beside "
+                    "it",
+                    subject=location,
+                )
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            digest += storage.fetch(_sibling(storage.uri, location), beside, progress=progress)
+        home = folder / _key(storage.uri, version or digest)
+        if not (home / name).is_file():
+            shutil.rmtree(home, ignore_errors=True)
+            target.rename(home)
+    return home / name
 
 
 @contextmanager

@@ -47,7 +47,9 @@ def open_uri(
         path = _local_path(uri) if separator else Path(uri).expanduser()
         if sha256:
             check_sha256(sha256_of(path, cache), sha256, uri=uri)
-    return FileModel(path, input_shapes=shapes, cache=cache)
+    model = FileModel(path, input_shapes=shapes, cache=cache)
+    _ = model.skeleton  # so that a file that can't be read is refused here
+    return model
 
 
 def _local_path(uri: str) -> Path:

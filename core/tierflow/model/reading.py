@@ -77,6 +77,7 @@ _NODE_ATTRIBUTE: Final = 5
 _NODE_DOMAIN: Final = 7
 _ATTRIBUTE_TENSOR: Final = 5
 _ATTRIBUTE_GRAPHS: Final = (6, 11)
+_ATTRIBUTE_LISTS: Final = (7, 8, 9)
 _TENSOR_DOC_STRING: Final = 12
 _TENSOR_RAW_DATA: Final = 9
 _TENSOR_STRINGS: Final = 6
@@ -107,7 +108,7 @@ class _Reader:
             model = onnx.ModelProto.FromString(b"".join(pieces))
         except CutShortError as error:
             raise (self._cut_short(error) if begun else self._no_onnx(error)) from error
-        except (WireError, DecodeError, UnicodeDecodeError) as error:
+        except (WireError, DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._no_onnx(error) from error
         if not (model.ir_version and model.HasField("graph")):
             raise self._no_onnx(ValueError("it has no IR version or no graph"))
@@ -232,7 +233,9 @@ class _Reader:
         attributes = [item for item in parts if item.number == _NODE_ATTRIBUTE]
         if texts.get(_NODE_OP_TYPE) == "Constant" and texts.get(_NODE_DOMAIN, "") in ("", "ai.onnx"):
             return self._constant(part, attributes, texts.get(_NODE_OUTPUT, ""))
-        content = b"".join(self._attribute(item) if item in attributes else self._copy(item) for item in parts)
+        content = b"".join(
+            self._attribute(item) if item.number == _NODE_ATTRIBUTE else self._copy(item) for item in parts
+        )
         return _message(_GRAPH_NODE, content)
 
     def _constant(self, part: Field, attributes: list[Field], name: str) -> bytes:
@@ -246,13 +249,15 @@ class _Reader:
         """An attribute; the graphs in it lose their large tensors."""
         if part.end - part.begin <= INLINE_BYTES:
             return self._copy(part)
-        content = b"".join(
-            _message(item.number, self._graph(item.payload, item.end))
-            if item.number in _ATTRIBUTE_GRAPHS and item.wire_type == DELIMITED
-            else self._copy(item)
-            for item in fields(self.data, part.payload, part.end)
-        )
-        return _message(_NODE_ATTRIBUTE, content)
+        pieces = []
+        for item in fields(self.data, part.payload, part.end):
+            if item.number in _ATTRIBUTE_LISTS:
+                return self._copy(part)  # a table, which it would take long to walk over one by one
+            if item.number in _ATTRIBUTE_GRAPHS and item.wire_type == DELIMITED:
+                pieces.append(_message(item.number, self._graph(item.payload, item.end)))
+            else:
+                pieces.append(self._copy(item))
+        return _message(_NODE_ATTRIBUTE, b"".join(pieces))
 
 
 def _message(number: int, payload: bytes) -> bytes:

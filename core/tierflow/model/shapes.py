@@ -62,7 +62,8 @@ def is_static(kind: onnx.TypeProto | None) -> bool:
     """Whether it is a tensor type whose every dimension is known."""
     if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return False
-    return all(dimension.HasField("dim_value") for dimension in kind.tensor_type.shape.dim)
+    # Some exporters write a free dimension as -1.
+    return all(dimension.HasField("dim_value") and dimension.dim_value >= 0 for dimension in kind.tensor_type.shape.dim)
 
 
 def _input_names(skeleton: onnx.ModelProto) -> Iterator[str]:
@@ -73,19 +74,19 @@ def _check_input(value: onnx.ValueInfoProto) -> None:
     _check_is_tensor(value.name, value.type)
     if is_static(value.type):
         return
-    written = ",".join(
-        str(dimension.dim_value) if dimension.HasField("dim_value") else dimension.dim_param or "?"
-        for dimension in value.type.tensor_type.shape.dim
-    )
-    example = ",".join(
-        str(dimension.dim_value) if dimension.HasField("dim_value") else "1"
-        for dimension in value.type.tensor_type.shape.dim
-    )
+    dimensions = value.type.tensor_type.shape.dim
+    written = ",".join(written(dimension) for dimension in dimensions)
+    example = ",".join(str(dimension.dim_value) if dimension.dim_value > 0 else "1" for dimension in dimensions)
     raise InvalidModelError(
         f"input {value.name} has free dimensions ({written or 'its rank is unknown'}); fix them with "
         f"`--input {value.name}={example or '1,3,224,224'}` or in `spec.model.inputs`, with the sizes that you need",
         subject=value.name,
     )
+
+
+def written(dimension: onnx.TensorShapeProto.Dimension) -> str:
+    """A dimension for people: its size, its symbol, or a question mark."""
+    return str(dimension.dim_value) if dimension.HasField("dim_value") else dimension.dim_param or "?"
 
 
 def _check_is_tensor(name: str, kind: onnx.TypeProto) -> None:
@@ -238,10 +239,7 @@ def _tensor(skeleton: onnx.ModelProto, topology: Topology, name: str, types: Typ
     node = skeleton.graph.node[topology.producer[name]]
     known = "nothing is known of it"
     if kind is not None and kind.tensor_type.HasField("shape"):
-        known = "known is " + "x".join(
-            str(dimension.dim_value) if dimension.HasField("dim_value") else dimension.dim_param or "?"
-            for dimension in kind.tensor_type.shape.dim
-        )
+        known = "known is " + "x".join(written(dimension) for dimension in kind.tensor_type.shape.dim)
     raise InvalidModelError(
         f"the shape of the tensor {name}, made by layer {label(node)} ({node.op_type}), stays open ({known}): it "
         "depends on data or on an operator that onnx doesn't know; export the model with static shapes, or add the "

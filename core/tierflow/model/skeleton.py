@@ -16,6 +16,7 @@ from tierflow.errors import InvalidInputError, InvalidModelError, UnsupportedErr
 from tierflow.model.content import Content, Held, Span, constant, described, plain, read_content
 from tierflow.model.model import INLINE_BYTES
 from tierflow.model.reading import CONTENT_KEY, Reading
+from tierflow.model.shapes import written
 from tierflow.model.topology import STANDARD_DOMAINS, subgraphs, topology_of
 
 _INITIALISERS_ARE_NO_INPUTS: Final = 4  # the first IR version in which an initialiser needn't be an input too
@@ -80,10 +81,14 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _constants_to_initialisers(graph: onnx.GraphProto) -> None:
+def _constants_to_initialisers(graph: onnx.GraphProto, *, inside: bool = False) -> None:
+    """Turns `Constant` nodes into initialisers; inside of a subgraph only those whose content is in another file."""
     kept = []
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain in STANDARD_DOMAINS and len(node.output):
+        for inner in subgraphs(node):
+            _constants_to_initialisers(inner, inside=True)
+        is_constant = node.op_type == "Constant" and node.domain in STANDARD_DOMAINS and len(node.output)
+        if is_constant and (not inside or any(attribute.t.external_data for attribute in node.attribute)):
             graph.initializer.append(constant(node, name=node.output[0]))
         else:
             kept.append(node)
@@ -195,8 +200,16 @@ def _content(tensor: onnx.TensorProto, passed_over: Sequence[Content], folder: P
 
 
 def external_locations(graph: onnx.GraphProto) -> set[str]:
-    """The files, relative to the model's folder, in which initialisers of the graph have their content."""
-    return {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    """The files, relative to the model's folder, in which tensors of the graph and of its subgraphs have content."""
+    tensors = list(graph.initializer)
+    found: set[str] = set()
+    for node in graph.node:
+        tensors.extend(attribute.t for attribute in node.attribute)
+        for inner in subgraphs(node):
+            found |= external_locations(inner)
+    for tensor in tensors:
+        found.update(entry.value for entry in tensor.external_data if entry.key == "location")
+    return found
 
 
 def external_span(tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path) -> Span:
@@ -294,14 +307,11 @@ def _fix(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, 
     if not tensor_type.HasField("shape"):
         tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension() for _ in shape])
     dimensions = tensor_type.shape.dim
-    written = "x".join(
-        str(dimension.dim_value) if dimension.HasField("dim_value") else dimension.dim_param or "?"
-        for dimension in dimensions
-    )
+    declared = "x".join(written(dimension) for dimension in dimensions)
     given = "x".join(map(str, shape))
     if len(dimensions) != len(shape) or any(wanted < 1 for wanted in shape):
         raise InvalidInputError(
-            f"input {value.name} has the shape {written}, which {given} doesn't fit; "
+            f"input {value.name} has the shape {declared}, which {given} doesn't fit; "
             f"give {len(dimensions)} positive dimensions",
             subject=value.name,
         )
@@ -310,7 +320,7 @@ def _fix(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, 
         before = dimension.dim_value if dimension.HasField("dim_value") else symbols.get(dimension.dim_param)
         if before is not None and before != wanted and not (before < 0):
             raise InvalidInputError(
-                f"input {value.name} has the shape {written}, which {given} contradicts; only free dimensions can be "
+                f"input {value.name} has the shape {declared}, which {given} contradicts; only free dimensions can be "
                 "chosen, and equally named ones alike",
                 subject=value.name,
             )

@@ -17,7 +17,7 @@ _LONGEST_ATTRIBUTE: Final = 64
 """Lists of more items are tables (of tree ensembles, vocabularies), not settings of an operator."""
 _HAS_SETTINGS: Final = frozenset({"Pad", "Resize", "Upsample"})
 """Operators that take their paddings, scales and axes as inputs."""
-_OWN_DOMAINS: Final = (onnx.defs.ONNX_DOMAIN, onnx.defs.ONNX_ML_DOMAIN, onnx.defs.AI_ONNX_PREVIEW_TRAINING_DOMAIN)
+_OWN_DOMAINS: Final = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 """Domains whose every operator onnx defines."""
 _OLDEST_OPSET: Final = 7
 """What ONNX Runtime still runs; older operators broadcast in another way."""

@@ -220,6 +220,12 @@ def test_without_a_version_a_download_is_made_each_time(server: Server, cache: P
     assert len(server.gets) == 2
 
 
+def test_a_cache_without_room_is_named(server: Server) -> None:
+    saved(convolutions(), server.folder)
+    with pytest.raises(InvalidInputError, match="the cache /proc/nowhere can't be written: .*XDG_CACHE_HOME"):
+        open_model(server.uri("model.onnx"), cache_dir=Path("/proc/nowhere"))
+
+
 def test_with_a_known_sum_the_cache_needs_no_network(server: Server, cache: Path) -> None:
     path = saved(convolutions(), server.folder)
     open_model(server.uri("model.onnx"), sha256=sha256(path), cache_dir=cache)

@@ -142,6 +142,13 @@ def test_a_free_dimension_is_refused_with_the_ways_to_fix_it(tmp_path: Path) -> 
     assert caught.value.subject == "x"
 
 
+def test_a_dimension_of_minus_one_is_free(tmp_path: Path) -> None:
+    whole = model_of([node("Relu", "x", "y")], [value("x", [-1, 3])], [value("y", None)])
+    with pytest.raises(InvalidModelError, match="--input x=1,3"):
+        graph_of(tmp_path, whole)
+    assert graph_of(tmp_path, whole, x=(2, 3)).tensors["y"].shape == (2, 3)
+
+
 def test_given_shapes_fix_free_dimensions_and_equally_named_ones(tmp_path: Path) -> None:
     whole = model_of(
         [node("Concat", "x y", "z", axis=1)],
