@@ -46,7 +46,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Plans a model over device, edge and cloud: which layers each computes, and what a request will take."""
-    from tierflow_cli.plan_report import print_plan, report_of
+    from tierflow_cli.plan_report import print_plan, remark_of, report_of
     from tierflow_cli.planned import Wishes, planned
     from tierflow_cli.target import open_target
 
@@ -64,7 +64,7 @@ def plan(
         from tierflow_cli.picture.draw import draw
         from tierflow_cli.writing import write_text
 
-        write_text(picture, draw(made.target.model.graph, made.plan, made.latency), option="--picture")
+        write_text(picture, draw(made.target.model.graph, made.plan, made.latency, remark_of(made)), option="--picture")
     if as_json:
         from tierflow_cli.console import print_json
 

@@ -117,6 +117,17 @@ def print_plan(made: Planned, *, explain: bool = False, layers: bool = False) ->
         print_explained(console, made)
 
 
+def remark_of(made: Planned) -> str:
+    """Where the layer times are from and what the plan had to respect, in a line."""
+    constraints = made.problem.constraints
+    parts = [f"layer times {made.profile.source}"]
+    parts += [f"pinned up to {pin.layers_up_to}: {pin.tier}" for pin in constraints.pins]
+    parts += [f"memory of the {tier}: at most {bytes_text(size)}" for tier, size in constraints.memory.items()]
+    if constraints.backbone_bytes is not None:
+        parts.append(f"into the cloud: at most {bytes_text(constraints.backbone_bytes)}")
+    return " · ".join(parts)
+
+
 def _print_head(console: Console, made: Planned) -> None:
     graph, plan = made.target.model.graph, made.plan
     console.print(

@@ -18,6 +18,7 @@ from tierflow.segment import closest, cut
 from tierflow.speeds import DEFAULT_SPEEDS, parse_speeds
 from tierflow.tiers import TIERS, Tier
 from tierflow.units import Bytes, parse_bytes
+from tierflow_cli.console import progress
 from tierflow_cli.layer_times import layer_times
 from tierflow_cli.options import DEFAULT_NETWORK
 from tierflow_cli.target import Target
@@ -62,23 +63,34 @@ def planned(target: Target, wishes: Wishes) -> Planned:
     network, speeds = network_for(target, wishes), speeds_for(target, wishes)
     constraints = constraints_for(target, wishes)
     profile = layer_times(target.model, wishes.profile)
-    graph = target.model.graph
-    problem = problem_of(graph, profile, network, speeds, constraints)
-    planning = target.pipeline.spec.planning if target.pipeline else None
-    by_hand = planning is not None and planning.mode is PlanningMode.MANUAL and wishes.algorithm is None
-    began = time.perf_counter()
-    if planning is not None and by_hand:
-        from tierflow_operator.manual import plan_for
+    problem = problem_of(target.model.graph, profile, network, speeds, constraints)
+    by_hand = _cut_by_hand(target) if wishes.algorithm is None else None
+    with progress("planning"):  # budgets may take the integer program seconds
+        began = time.perf_counter()
+        if by_hand is not None:
+            from tierflow_operator.manual import plan_for
 
-        tiers = cut(graph, planning.manual.device_last_layer or "", planning.manual.edge_last_layer or "")
-        plan = plan_for(graph, profile, network, speeds, tiers, constraints=constraints)
-    else:
-        algorithm = Algorithm(wishes.algorithm) if wishes.algorithm else planning.algorithm if planning else None
-        partition = partitioner(algorithm or Algorithm.EXACT)(problem)
-        plan = plan_of(graph, partition, model=profile.model, network=network, speeds=speeds)
-    seconds = time.perf_counter() - began
-    latency = evaluate(problem, plan.tiers(graph), plan.route)
-    return Planned(target, profile, problem, plan, latency, seconds, by_hand)
+            plan = plan_for(problem.graph, profile, network, speeds, by_hand, constraints=constraints)
+        else:
+            partition = partitioner(_algorithm(target, wishes))(problem)
+            plan = plan_of(problem.graph, partition, model=profile.model, network=network, speeds=speeds)
+        seconds = time.perf_counter() - began
+    latency = evaluate(problem, plan.tiers(problem.graph), plan.route)
+    return Planned(target, profile, problem, plan, latency, seconds, by_hand is not None)
+
+
+def _cut_by_hand(target: Target) -> tuple[Tier, ...] | None:
+    """The tier of each layer, where the manifest gives the cut itself."""
+    if target.pipeline is None or target.pipeline.spec.planning.mode is not PlanningMode.MANUAL:
+        return None
+    manual = target.pipeline.spec.planning.manual
+    return cut(target.model.graph, manual.device_last_layer or "", manual.edge_last_layer or "")
+
+
+def _algorithm(target: Target, wishes: Wishes) -> Algorithm:
+    if wishes.algorithm is not None:
+        return Algorithm(wishes.algorithm)
+    return target.pipeline.spec.planning.algorithm if target.pipeline else Algorithm.EXACT
 
 
 def network_for(target: Target, wishes: Wishes) -> Network:

@@ -35,13 +35,14 @@ text {{ font-family: {FONT}; fill: {INK}; }}
 """
 
 
-def draw(graph: Graph, plan: Plan, latency: Latency) -> str:
+def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
     """The graph under a plan: boxes coloured by tier, and on the lines between tiers what crosses.
 
     Args:
         graph: The whole graph.
         plan: A plan for it.
         latency: What the plan's predicted latency is made of.
+        remark: What else to say of it, in a line.
 
     Returns:
         An SVG document; the same for the same arguments.
@@ -65,7 +66,7 @@ def draw(graph: Graph, plan: Plan, latency: Latency) -> str:
         element("style", _STYLE),
         _arrow_heads(),
         element("rect", width=width, height=height, fill=PAPER),
-        element("g", header(plan, latency, title, inner), transform=f"translate({_MARGIN:g} {_MARGIN:g})"),
+        element("g", header(plan, latency, title, remark, inner), transform=f"translate({_MARGIN:g} {_MARGIN:g})"),
         *(_band(graph, plan, band, inner) for band in scene.bands),
         *_links(plan, latency, scene),
         element("g", moved, transform=f"translate({left:.1f} 0)"),

@@ -8,15 +8,15 @@ from tierflow.tiers import TIERS
 from tierflow_cli.picture.palette import BORDER, FILL, INK, LINK, PAPER
 from tierflow_cli.picture.svg import element, hint, path, text, text_width
 from tierflow_cli.shares import Share, name_of, shares_of
-from tierflow_cli.wording import seconds_text
+from tierflow_cli.wording import seconds_text, shortened
 
-HEADER_HEIGHT: Final = 142.0
-_BAR_TOP: Final = 60.0
+HEADER_HEIGHT: Final = 160.0
+_BAR_TOP: Final = 78.0
 _BAR_HEIGHT: Final = 28.0
-_LEGEND: Final = 116.0
+_LEGEND: Final = 134.0
 
 
-def header(plan: Plan, latency: Latency, title: str, width: float) -> str:
+def header(plan: Plan, latency: Latency, title: str, remark: str, width: float) -> str:
     """Everything above the bands, from (0, 0) to (`width`, `HEADER_HEIGHT`)."""
     gap = f"{plan.optimality_gap:.1%} above the optimum" if plan.optimality_gap > 0 else "optimal"
     speeds = ", ".join(f"{tier} {plan.speeds[tier]:g}" for tier in TIERS)
@@ -25,6 +25,7 @@ def header(plan: Plan, latency: Latency, title: str, width: float) -> str:
         [
             text(title, 0, 20, style="heading"),
             text(subtitle, 0, 42, style="subheading"),
+            text(shortened(remark, int(width / 7.5)), 0, 60, style="subheading") if remark else "",
             _bar(shares_of(latency), width),
             _legend(),
         ]

@@ -15,7 +15,7 @@ _MOVES: Final = 24
 _BOX_GAP: Final = 22.0
 _TRUNK_GAP: Final = 12.0
 _TRUNK_WIDTH: Final = 4.0
-_STRAIGHT: Final = 6.0
+_STRAIGHT: Final = 8.0
 """How much harder neighbours pull that have only each other there: trunks and chains are to be straight first."""
 _AXIS: Final = 0.0
 """Where a box stands that has a row to itself, so that a row of such boxes does not drift."""
@@ -65,9 +65,11 @@ def arrange(widths: Sequence[float], rows: Sequence[int], edges: Sequence[tuple[
         return Arrangement((), (), 0.0)
     graph, trunks = _with_trunks(widths, rows, edges)
     _order(graph)
+    shown = list(graph.widths)
+    _widen_chains(graph)
     x = _coordinates(graph)
-    left = min(place - width / 2 for place, width in zip(x, graph.widths, strict=True))
-    right = max(place + width / 2 for place, width in zip(x, graph.widths, strict=True))
+    left = min(place - width / 2 for place, width in zip(x, shown, strict=True))
+    right = max(place + width / 2 for place, width in zip(x, shown, strict=True))
     x = [place - left for place in x]
     lines = tuple(
         Line(
@@ -104,6 +106,22 @@ def _with_trunks(
         graph.below[before].append(target)
         graph.above[target].append(before)
     return graph, trunks
+
+
+def _widen_chains(graph: _Rows) -> None:
+    """Gives boxes that follow each other alone the same room beside them, so that they can stand in a line."""
+    chain: dict[int, list[int]] = {}
+    for row in graph.rows:
+        for number in row:
+            above = graph.above[number]
+            follows = len(above) == 1 and not graph.is_trunk(above[0]) and _only_each_other(graph, number, above[0])
+            if not graph.is_trunk(number):
+                chain[number] = chain[above[0]] if follows else []
+                chain[number].append(number)
+    for members in chain.values():
+        widest = max(graph.widths[number] for number in members)
+        for number in members:
+            graph.widths[number] = widest
 
 
 def _order(graph: _Rows) -> None:
