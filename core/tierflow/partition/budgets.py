@@ -74,7 +74,7 @@ def integer_program(
         raise _conflict(problem, time_limit)
     raise InfeasibleError(
         f"no partition that meets the budgets was found within {time_limit:g} s per route; loosen a budget",
-        constraints=tuple(_names(problem.constraints)),
+        constraints=tuple(constraint_names(problem.constraints)),
     )
 
 
@@ -103,7 +103,8 @@ def _answer(problem: Problem, route: Route, ranks: Ranks, lower_bound: float) ->
     return Answer(route, ranks, latency, min(lower_bound, latency.total))
 
 
-def _names(constraints: Constraints) -> Iterator[str]:
+def constraint_names(constraints: Constraints) -> Iterator[str]:
+    """How constraints are named where they conflict."""
     yield from (constraint_name(pin) for pin in constraints.pins)
     yield from (memory_name(tier) for tier in TIERS if tier in constraints.memory)
     if constraints.backbone_bytes is not None:
@@ -111,7 +112,8 @@ def _names(constraints: Constraints) -> Iterator[str]:
     yield from (f"tiers[{tier}]" for tier in TIERS if tier in constraints.unavailable)
 
 
-def _without(constraints: Constraints, name: str) -> Constraints:
+def without(constraints: Constraints, name: str) -> Constraints:
+    """The constraints without the one of that name."""
     return Constraints(
         pins=tuple(pin for pin in constraints.pins if constraint_name(pin) != name),
         memory={tier: budget for tier, budget in constraints.memory.items() if memory_name(tier) != name},
@@ -123,11 +125,11 @@ def _without(constraints: Constraints, name: str) -> Constraints:
 def _conflict(problem: Problem, time_limit: float) -> InfeasibleError:
     """Names a smallest set of constraints that conflict: dropping any one of them would leave a partition."""
     constraints = problem.constraints
-    for name in list(_names(constraints)):
-        fewer = _without(constraints, name)
+    for name in list(constraint_names(constraints)):
+        fewer = without(constraints, name)
         if not _is_feasible(replace(problem, constraints=fewer), time_limit):
             constraints = fewer
-    names = tuple(_names(constraints))
+    names = tuple(constraint_names(constraints))
     cheapest = exact(replace(problem, constraints=_without_budgets(constraints)))
     asked = {name: (budget, use) for name, budget, use in demands(problem.graph, constraints, ranks_of(cheapest.tiers))}
     figures = "; ".join(
