@@ -75,10 +75,10 @@ def _check_input(value: onnx.ValueInfoProto) -> None:
     if is_static(value.type):
         return
     dimensions = value.type.tensor_type.shape.dim
-    written = ",".join(written(dimension) for dimension in dimensions)
+    declared = ",".join(written(dimension) for dimension in dimensions)
     example = ",".join(str(dimension.dim_value) if dimension.dim_value > 0 else "1" for dimension in dimensions)
     raise InvalidModelError(
-        f"input {value.name} has free dimensions ({written or 'its rank is unknown'}); fix them with "
+        f"input {value.name} has free dimensions ({declared or 'its rank is unknown'}); fix them with "
         f"`--input {value.name}={example or '1,3,224,224'}` or in `spec.model.inputs`, with the sizes that you need",
         subject=value.name,
     )
