@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from tierflow.estimate import estimate_profile
 
 from benchmarks.figure import Figure, at_most
+from tierflow.estimate import estimate_profile
 from tierflow.model import open_model
 from tierflow.model.extract import extract_segment
 from tierflow.model.model import Model

@@ -6,7 +6,7 @@ kernels before it. Pure functions; ONNX Runtime's naming is known here and nowhe
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,6 +103,9 @@ def _is_reorder(kernel: Kernel) -> bool:
 
 def _targets(graph: Graph, kernels: Sequence[Kernel]) -> list[str | None]:
     """For each kernel the tensor of the model that it computes; None for a change of layout and where none is found."""
+    # A kernel keeps the name of the tensor that it made before sums and activations were fused to it; where what it
+    # makes leaves the runtime's layout, the tensor itself has a name.
+    leaving = {kernel.inputs[0]: kernel.outputs[0] for kernel in kernels if kernel.kind == "ReorderOutput"}
     alias: dict[str, str] = {}
     targets: list[str | None] = []
     for kernel in kernels:
@@ -110,7 +113,7 @@ def _targets(graph: Graph, kernels: Sequence[Kernel]) -> list[str | None]:
             target = None
             alias[kernel.outputs[0]] = alias.get(kernel.inputs[0], kernel.inputs[0])
         else:
-            target = _target(graph, kernel, alias)
+            target = _target(graph, kernel, alias, leaving)
             if target is not None:
                 alias.update(dict.fromkeys(kernel.outputs, target))
         targets.append(target)
@@ -125,10 +128,11 @@ def _targets(graph: Graph, kernels: Sequence[Kernel]) -> list[str | None]:
     return targets
 
 
-def _target(graph: Graph, kernel: Kernel, alias: dict[str, str]) -> str | None:
+def _target(graph: Graph, kernel: Kernel, alias: Mapping[str, str], leaving: Mapping[str, str]) -> str | None:
     for output in kernel.outputs:
-        if output in graph.producer:
-            return output
+        made = leaving.get(output, output)
+        if made in graph.producer:
+            return made
     name = _MADE_UP.sub("", kernel.name)
     if name in graph.producer:
         return name
