@@ -81,6 +81,26 @@ def test_layers_are_listed_with_their_sizes(run: Callable[..., Any], small_model
     assert "flatten" in text
 
 
+def test_an_explanation_says_what_decided_what_lies_beside_and_what_would_change_it(
+    run: Callable[..., Any], small_model: Path
+) -> None:
+    arguments = ("plan", small_model, "--pin", "relu1=device", "--memory", "edge=1Mi", "--explain")
+    report = run(*arguments, "--json").json
+    found = report["explain"]
+    assert set(found) == {"parts", "singleTiers", "neighbours", "flips", "constraints"}
+    assert sum(part["milliseconds"] for part in found["parts"]) == pytest.approx(report["predictedLatencyMilliseconds"])
+    assert [each["name"] for each in found["singleTiers"]] == ["device-only", "edge-only", "cloud-only"]
+    assert found["singleTiers"][2]["broken"] == ["planning.pins[relu1=device]"]
+    assert all(sum(each["layers"].values()) == 7 for each in found["neighbours"])
+    assert {(flip["link"], flip["direction"]) for flip in found["flips"]} >= {
+        ("device-edge", "slower"), ("device-edge", "faster"), ("edge-cloud", "slower"), ("edge-cloud", "faster"),
+    }  # fmt: skip
+    assert [each["limitBytes"] for each in found["constraints"]] == [None, 2**20]
+    text = run(*arguments).out
+    for heading in ("What decided it", "Beside it", "What bandwidth would change it"):
+        assert heading in text
+
+
 def test_people_are_told_that_the_times_are_estimates(run: Callable[..., Any]) -> None:
     text = run("plan", "zoo://alexnet").out
     assert "estimated from the graph, not measured" in text
