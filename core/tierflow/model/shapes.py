@@ -100,7 +100,10 @@ def _check_is_tensor(name: str, kind: onnx.TypeProto) -> None:
 
 
 def _without_declarations(skeleton: onnx.ModelProto, topology: Topology) -> onnx.ModelProto:
-    """A copy whose declared shapes, which may be stale, are left out where they can be inferred."""
+    """A copy without declared shapes, which may be stale, where they can be inferred, and without large initialisers.
+
+    Those become inputs: inference must not look for content that isn't there.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
     graph = model.graph
@@ -113,6 +116,15 @@ def _without_declarations(skeleton: onnx.ModelProto, topology: Topology) -> onnx
         ]
     )
     graph.ClearField("value_info")
+    large = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    small = onnx.GraphProto(
+        initializer=[tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
+    )
+    graph.ClearField("initializer")
+    graph.initializer.extend(small.initializer)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large
+    )
     graph.value_info.extend(kept.value_info)
     for value in graph.output:
         producer = topology.producer.get(value.name)
@@ -150,11 +162,7 @@ def _fold(model: onnx.ModelProto, types: Types) -> bool:
     `types` gets the results' types, since an initialiser's isn't inferred.
     """
     graph = model.graph
-    values: Values = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
-        if tensor.data_location != onnx.TensorProto.EXTERNAL
-    }
+    values: Values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     kept = []
     outputs = {value.name for value in graph.output}

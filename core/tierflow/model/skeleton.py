@@ -52,7 +52,7 @@ def skeleton_of(reading: Reading, folder: Path, input_shapes: Mapping[str, Seque
     model = _inlined(reading.model)
     graph = model.graph
     model.ir_version = max(model.ir_version, _INITIALISERS_ARE_NO_INPUTS)
-    model.ClearField("training_info")
+    _check_texts(graph)
     _constants_to_initialisers(graph)
     _hoist(graph)
     external = tuple(sorted({folder / location for location in external_locations(graph)}))
@@ -79,6 +79,19 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the model's own functions can't be inlined ({error}); export it without functions",
             subject=model.functions[0].name,
         ) from error
+
+
+def _check_texts(graph: onnx.GraphProto) -> None:
+    """Protobuf returns a name that isn't UTF-8 as bytes, which nothing that names are passed to expects."""
+    for number, node in enumerate(graph.node):
+        for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            if not isinstance(text, str):
+                raise InvalidModelError(
+                    f"node {number} of the graph has the name {text!r}, which is no UTF-8: the file is damaged, get it "
+                    "again"
+                )
+        for inner in subgraphs(node):
+            _check_texts(inner)
 
 
 def _constants_to_initialisers(graph: onnx.GraphProto, *, inside: bool = False) -> None:

@@ -42,7 +42,6 @@ def topology_of(graph: onnx.GraphProto) -> Topology:
     Raises:
         InvalidModelError: where a tensor has no source or two, or the nodes form a cycle.
     """
-    _check_texts(graph)
     inputs = [value.name for value in graph.input]
     initialisers = {tensor.name for tensor in graph.initializer}
     producer = _producers(graph, inputs, initialisers)
@@ -67,19 +66,6 @@ def topology_of(graph: onnx.GraphProto) -> Topology:
         if free and not _is_random(graph.node[index]):
             constant.add(index)
     return Topology(reads=reads, producer=producer, order=order, constant=frozenset(constant))
-
-
-def _check_texts(graph: onnx.GraphProto) -> None:
-    """Protobuf returns a name that isn't UTF-8 as bytes, which nothing that names are passed to expects."""
-    for number, node in enumerate(graph.node):
-        for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
-            if not isinstance(text, str):
-                raise InvalidModelError(
-                    f"node {number} of the graph has the name {text!r}, which is no UTF-8: the file is damaged, get it "
-                    "again"
-                )
-        for inner in subgraphs(node):
-            _check_texts(inner)
 
 
 def label(node: onnx.NodeProto) -> str:

@@ -431,6 +431,25 @@ def test_a_shape_computed_from_anothers_is_resolved(tmp_path: Path) -> None:
     assert [layer.name for layer in graph.layers] == [made.output[0] for made in half]
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Gather", "large place", "y", axis=0)],
+        [node("Add", "large place", "y")],
+        [node("Concat", "large place", "y", axis=0)],
+        [node("Cast", "large", "c", to=TensorProto.INT64), node("Add", "c place", "y")],
+    ],
+)
+def test_large_integer_weights_are_not_looked_into(tmp_path: Path, nodes: list[onnx.NodeProto]) -> None:
+    whole = model_of(
+        nodes,
+        [value("place", [1], TensorProto.INT64)],
+        [value("y", None, TensorProto.INT64)],
+        [whole_numbers("large", *range(400))],
+    )
+    assert graph_of(tmp_path, whole).tensors["y"].shape in ((1,), (400,), (401,))
+
+
 def test_dimensions_of_zero_and_scalars_are_shapes_too(tmp_path: Path) -> None:
     whole = model_of(
         [node("Concat", "x empty", "y", axis=0), node("ReduceSum", "y", "z", keepdims=0)],
