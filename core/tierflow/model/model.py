@@ -18,6 +18,7 @@ class Model(ABC):
     def identity(self) -> str:
         """What makes two models the same: `sha256:<hex>` of the file, or `zoo:<name>:<version>`.
 
+        Where weights are in other files, the sum is over the sums of all files.
         Fixed input shapes are part of it (`...;input=1x3x224x224`), since they change the graph.
         """
 
@@ -27,8 +28,10 @@ class Model(ABC):
         """The model without its weights' content; not to be changed by the caller.
 
         An initialiser of more than `INLINE_BYTES` has its name, type and dims, `data_location` EXTERNAL, and neither
-        content nor `external_data`: `read_weight` has the content. Smaller ones are inline as `raw_data`. `Constant`
-        nodes have become initialisers. Free dimensions are fixed.
+        content nor `external_data`: `read_weight` has the content. Smaller ones are inline as `raw_data`, strings
+        always as `string_data`. `Constant` nodes have become initialisers, large initialisers of subgraphs belong to
+        the graph itself, functions are inlined, and nodes are in topological order. Free dimensions are fixed where a
+        shape was given.
         """
 
     @property

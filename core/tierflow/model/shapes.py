@@ -86,7 +86,10 @@ def _check_input(value: onnx.ValueInfoProto) -> None:
 
 def written(dimension: onnx.TensorShapeProto.Dimension) -> str:
     """A dimension for people: its size, its symbol, or a question mark."""
-    return str(dimension.dim_value) if dimension.HasField("dim_value") else dimension.dim_param or "?"
+    if dimension.HasField("dim_value"):
+        return str(dimension.dim_value)
+    invented = dimension.dim_param.startswith("unk__")  # by onnx's inference
+    return "?" if invented else dimension.dim_param or "?"
 
 
 def _check_is_tensor(name: str, kind: onnx.TypeProto) -> None:
