@@ -6,7 +6,7 @@ Nothing of ONNX Runtime's own types or errors leaves this module, other than as 
 
 import ctypes
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,17 +190,22 @@ def create_session(
 
 
 class Weights:
-    """Constants that several sessions share, each in memory once."""
+    """Constants that several sessions share, each in memory once, and only once a session needs it.
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self._values: Final = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-            for name, array in arrays.items()
-        }
+    Args:
+        read: Reads the constant of a name.
+    """
+
+    def __init__(self, read: Callable[[str], Array]) -> None:
+        self._read = read
+        self._values: dict[str, onnxruntime.OrtValue] = {}
 
     def of(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
         """The values of some of them, for `create_kernel_session`."""
-        return {name: self._values[name] for name in names if name in self._values}
+        for name in names:
+            if name not in self._values:
+                self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._read(name)))
+        return {name: self._values[name] for name in names}
 
 
 def create_kernel_session(model: bytes, weights: Weights, names: Sequence[str], *, threads: int = 1) -> Session:

@@ -54,7 +54,7 @@ def test_the_tiles_of_a_thousand_random_runs_equal_the_whole_bit_for_bit(tmp_pat
         made = random_run(seed)
         path = made.write(tmp_path / "run.onnx")
         try:
-            run = TiledRun(kernels_of(path, []), RunShape({"x": made.shape}, ("y",)))
+            run = TiledRun(kernels_of(path, [], tmp_path / "optimised.onnx"), RunShape({"x": made.shape}, ("y",)))
         except UnsupportedError as error:
             refused.append(error.message)
             continue
@@ -72,7 +72,7 @@ def test_runs_that_are_tiled_approximately_on_request_stay_within_a_millionth(tm
         seed += 1
         made = random_run(seed)
         path = made.write(tmp_path / "run.onnx")
-        kernels, shape = kernels_of(path, []), RunShape({"x": made.shape}, ("y",))
+        kernels, shape = kernels_of(path, [], tmp_path / "optimised.onnx"), RunShape({"x": made.shape}, ("y",))
         try:
             TiledRun(kernels, shape)
         except UnsupportedError:
@@ -103,7 +103,7 @@ def test_a_convolution_that_the_rule_calls_blocked_is_blocked_by_the_runtime(tmp
     for inside, outside, group in cases:
         path = tmp_path / "convolution.onnx"
         if will_be_blocked(one_convolution(path, inside, outside, group)):
-            kernels = kernels_of(path, [])
+            kernels = kernels_of(path, [], tmp_path / "optimised.onnx")
             domains = {node.domain for node in kernels.nodes if node.op_type == "Conv"}
             assert domains == {BLOCKED_DOMAIN}, (inside, outside, group)
 
@@ -112,4 +112,4 @@ def test_a_kernel_whose_bits_depend_on_the_tile_is_refused_by_name(tmp_path: Pat
     path = tmp_path / "convolution.onnx"
     one_convolution(path, 17, 8, 1)
     with pytest.raises(UnsupportedError, match=r"Conv.*can't be tiled exactly: the order of its sums"):
-        TiledRun(kernels_of(path, []), RunShape({"x": (1, 17, 12, 12)}, ("y",)))
+        TiledRun(kernels_of(path, [], tmp_path / "optimised.onnx"), RunShape({"x": (1, 17, 12, 12)}, ("y",)))

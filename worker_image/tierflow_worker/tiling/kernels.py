@@ -14,14 +14,15 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from tierflow.errors import InvalidInputError
-from tierflow_worker.runtime import Weights, create_kernel_session, create_session
+from tierflow.model.content import read_content
+from tierflow.model.reading import read_model
+from tierflow.model.skeleton import skeleton_of
+from tierflow_worker.runtime import Array, Weights, create_kernel_session, create_session
 
 BLOCKED_DOMAIN: Final = "com.microsoft.nchwc"
-_SMALL: Final = 16
-"""Initialisers up to so many elements stay in the models of parts: pads, scales, axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,46 +86,55 @@ class Kernels:
         return (*blocking, *(self.nodes[place] for place in sorted(needed)))
 
 
-def kernels_of(path: Path, marks: Sequence[str], *, threads: int = 1) -> Kernels:
+def kernels_of(path: Path, marks: Sequence[str], optimised: Path, *, threads: int = 1) -> Kernels:
     """Has the runtime optimise a segment, and reads what it made.
 
     Args:
         path: The segment's ONNX file, with fixed shapes.
         marks: Tensors of the segment at which it will be taken apart; the runtime keeps them as tensors, so that no
             kernel spans them.
+        optimised: Where to write what the runtime made. Weights are read from there when they are needed.
         threads: Threads of the session that optimises.
 
     Raises:
         InvalidModelError: where the runtime refuses the segment.
     """
-    with tempfile.TemporaryDirectory(prefix="tierflow-") as folder:
-        marked, optimised = Path(folder, "marked.onnx"), Path(folder, "optimised.onnx")
-        _mark(path, marks, marked)
-        create_session(marked, threads=threads, optimized=optimised)
-        model = onnx.load(optimised)
-    return _read(model)
+    optimise(path, marks, optimised, threads=threads)
+    return read_kernels(optimised)
 
 
-def _mark(path: Path, marks: Sequence[str], into: Path) -> None:
-    """Writes the segment with `marks` as further outputs, for the runtime to keep them."""
+def optimise(path: Path, marks: Sequence[str], into: Path, *, threads: int = 1) -> None:
+    """Writes the graph that the runtime makes of a segment; see `kernels_of`.
+
+    It holds the whole segment meanwhile, so a worker does it in a process of its own.
+    """
     model = onnx.load(path)
     known = {value.name for value in model.graph.output} | {value.name for value in model.graph.input}
     types = {value.name: value for value in model.graph.value_info}
-    for name in marks:
-        if name not in known:
-            model.graph.output.append(types.get(name) or onnx.ValueInfoProto(name=name))
-    onnx.save(model, into)
+    further = [name for name in marks if name not in known]
+    model.graph.output.extend(types.get(name) or onnx.ValueInfoProto(name=name) for name in further)
+    with tempfile.TemporaryDirectory(prefix="tierflow-") as folder:
+        marked = Path(folder, "marked.onnx")
+        onnx.save(model, marked)
+        del model
+        create_session(marked, threads=threads, optimized=into)
 
 
-def _read(model: onnx.ModelProto) -> Kernels:
-    arrays = {}
-    constants = {}
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims)) > _SMALL:
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-            constants[tensor.name] = _without_content(tensor)
-        else:
-            constants[tensor.name] = tensor
+def read_kernels(path: Path) -> Kernels:
+    """Reads a graph that `optimise` wrote, without its weights.
+
+    Raises:
+        InvalidModelError: where the file is missing or damaged.
+    """
+    skeleton = skeleton_of(read_model(path), path.parent)
+    model, contents = skeleton.model, skeleton.contents
+    described = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def read(name: str) -> Array:
+        tensor = described[name]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        return np.frombuffer(read_content(name, contents[name]), dtype).reshape(tuple(tensor.dims))
+
     nodes = tuple(model.graph.node)
     blocked: set[str] = set()
     plain_to_blocked = {}
@@ -136,8 +146,8 @@ def _read(model: onnx.ModelProto) -> Kernels:
     values = (*model.graph.input, *model.graph.output)
     return Kernels(
         nodes=nodes,
-        constants=constants,
-        weights=Weights(arrays),
+        constants={name: _for_sharing(tensor) for name, tensor in described.items()},
+        weights=Weights(read),
         blocked=frozenset(blocked),
         plain_to_blocked=plain_to_blocked,
         value_types={value.name: value for value in values},
@@ -146,11 +156,15 @@ def _read(model: onnx.ModelProto) -> Kernels:
     )
 
 
-def _without_content(tensor: TensorProto) -> TensorProto:
-    stub = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    stub.data_location = TensorProto.EXTERNAL
-    stub.external_data.add(key="location", value="shared")
-    return stub
+def _for_sharing(tensor: TensorProto) -> TensorProto:
+    """An initialiser as models of parts have it: without content where several sessions share that."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        tensor.external_data.add(key="location", value="shared")
+    return tensor
+
+
+def _no_weights(name: str) -> Array:
+    raise KeyError(name)
 
 
 @cache
@@ -164,7 +178,7 @@ def block_size() -> int:
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(BLOCKED_DOMAIN, 1)],
         ir_version=8,
     )
-    session = create_kernel_session(model.SerializeToString(), Weights({}), [])
+    session = create_kernel_session(model.SerializeToString(), Weights(_no_weights), [])
     order = session.run({"plain": np.arange(128, dtype=np.float32).reshape(1, 64, 1, 2)})["blocked"].ravel()
     # Element 1 is the first channel's second place: it follows the first place of a whole block of channels.
     return int(np.flatnonzero(order == 1)[0])
