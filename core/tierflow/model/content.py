@@ -159,16 +159,16 @@ def plain(tensor: onnx.TensorProto, *, name: str) -> onnx.TensorProto:
 
 def _check_count(tensor: onnx.TensorProto, *, name: str) -> None:
     """Protobuf leaves empty what isn't there, and a tensor without content must have no elements."""
-    described_size = Tensor(name=name, dtype=dtype_name(tensor.data_type), shape=tuple(tensor.dims)).elements
+    elements = described(tensor).elements
     written = any(
         len(field)
         for field in (
             tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data,
         )
     )  # fmt: skip
-    if described_size and not written:
+    if elements and not written:
         raise InvalidModelError(
-            f"weight {name} has {described_size} elements by its shape and no content; export the model again",
+            f"weight {name} has {elements} elements by its shape and no content; export the model again",
             subject=name,
         )
 

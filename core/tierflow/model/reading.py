@@ -16,8 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from tierflow.errors import InvalidModelError
-from tierflow.graph import Tensor
-from tierflow.model.content import Content, Encoded, Form, Span, decode, dtype_name
+from tierflow.model.content import Content, Encoded, Form, Span, decode, described
 from tierflow.model.model import INLINE_BYTES
 from tierflow.model.wire import DELIMITED, CutShortError, Field, WireError, fields, header
 
@@ -176,17 +175,17 @@ class _Reader:
         same = raw is not None and (raw.number == _TENSOR_RAW_DATA or tensor.data_type in _SAME_AS_RAW[raw.number])
         if raw is not None and same and not encoded:
             return self._raw_tensor(tensor, raw)
-        if _size(tensor) <= INLINE_BYTES:
+        if described(tensor).size <= INLINE_BYTES:
             return self._parsed_tensor(part, name)
         self._passed_over(tensor, Encoded(self.path, part.payload, part.end - part.payload, Form.TENSOR))
         return tensor.SerializeToString()
 
     def _raw_tensor(self, tensor: onnx.TensorProto, raw: Field) -> bytes:
         length = raw.end - raw.payload
-        if length != _size(tensor):
+        if length != described(tensor).size:
             raise InvalidModelError(
                 f"weight {tensor.name} in {self.path} has {length} bytes of content, but its shape "
-                f"{list(tensor.dims)} needs {_size(tensor)}; export the model again",
+                f"{list(tensor.dims)} needs {described(tensor).size}; export the model again",
                 subject=tensor.name,
             )
         if length <= INLINE_BYTES:
@@ -199,7 +198,7 @@ class _Reader:
         """As `_tensor`, for what only protobuf's parser reads in reasonable time; it is in memory meanwhile."""
         tensor = onnx.TensorProto.FromString(self.data[part.payload : part.end])
         tensor.name = name or tensor.name
-        if tensor.data_type == onnx.TensorProto.STRING or _size(tensor) <= INLINE_BYTES:
+        if tensor.data_type == onnx.TensorProto.STRING or described(tensor).size <= INLINE_BYTES:
             return tensor.SerializeToString()
         slim = _outline(tensor.name, tensor.data_type, list(tensor.dims))
         self._passed_over(slim, Encoded(self.path, part.payload, part.end - part.payload, Form.TENSOR))
@@ -211,7 +210,7 @@ class _Reader:
 
     def _dense(self, part: Field, form: Form, name: str) -> bytes:
         tensor = decode(self.data[part.payload : part.end], form, name=name)
-        if tensor.data_type != onnx.TensorProto.STRING and _size(tensor) > INLINE_BYTES:
+        if tensor.data_type != onnx.TensorProto.STRING and described(tensor).size > INLINE_BYTES:
             slim = _outline(name, tensor.data_type, list(tensor.dims))
             self._passed_over(slim, Encoded(self.path, part.payload, part.end - part.payload, form))
             tensor = slim
@@ -262,10 +261,6 @@ class _Reader:
 
 def _message(number: int, payload: bytes) -> bytes:
     return header(number, len(payload)) + payload
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    return Tensor(name=tensor.name, dtype=dtype_name(tensor.data_type), shape=tuple(tensor.dims)).size
 
 
 def _outline(name: str, data_type: int, dims: list[int]) -> onnx.TensorProto:

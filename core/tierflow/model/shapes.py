@@ -20,7 +20,7 @@ from tierflow.model.topology import STANDARD_DOMAINS, Topology, label
 _ROUNDS: Final = 32
 _FOLDED_ELEMENTS: Final = 4096
 """Values larger than this are no shapes, axes or counts, and aren't computed."""
-_OPENS_UNFOLDABLE: Final = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "RandomNormalLike"})
+_WITH_SUBGRAPHS: Final = ("If", "Loop", "Scan")
 
 Types = dict[str, onnx.TypeProto]
 Values = dict[str, NDArray[np.generic]]
@@ -189,7 +189,7 @@ def _fold(model: onnx.ModelProto, types: Types) -> bool:
 
 def _evaluate(node: onnx.NodeProto, values: Values, types: Types, opsets: Mapping[str, int]) -> Values | None:
     """The node's results, where they are small and depend on what is known; None else."""
-    if node.domain not in STANDARD_DOMAINS or node.op_type in _OPENS_UNFOLDABLE:
+    if node.domain not in STANDARD_DOMAINS or node.op_type in _WITH_SUBGRAPHS:
         return None
     names = [name for name in node.output if name]
     if any(_elements(types.get(name)) > _FOLDED_ELEMENTS for name in names):
