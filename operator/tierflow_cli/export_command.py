@@ -7,28 +7,32 @@ import typer
 
 from tierflow_cli.options import InputOption, JsonOption, examples
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A .pt2 file that torch.export.save wrote, package.module:factory, or a torchvision model's name.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="The file to write.", show_default=False)
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Published weights of a torchvision model, like DEFAULT; random ones otherwise.",
+        show_default=False,
+    ),
+]
+
 
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A .pt2 file that torch.export.save wrote, package.module:factory, or a torchvision model's name.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="The file to write.", show_default=False)
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="NAME",
-            help="Published weights of a torchvision model, like DEFAULT; random ones otherwise.",
-            show_default=False,
-        ),
-    ] = None,
+    source: SourceArgument,
+    output: OutputOption,
+    weights: WeightsOption = None,
     model_input: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -16,30 +16,35 @@ from tierflow_cli.options import (
     examples,
 )
 
+CutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cut",
+        metavar="LAST_DEVICE_LAYER,LAST_EDGE_LAYER",
+        help="A cut to check; either may be empty, for a tier that computes nothing. May be repeated. "
+        "Default: the cut that `tierflow plan` makes.",
+        show_default=False,
+    ),
+]
+DeviceLayerOption = Annotated[
+    str | None, typer.Option("--device-layer", metavar="LAYER", help="As in --cut, for a name with a comma in it.")
+]
+EdgeLayerOption = Annotated[
+    str | None, typer.Option("--edge-layer", metavar="LAYER", help="As in --cut, for a name with a comma in it.")
+]
+RandomCutsOption = Annotated[
+    int, typer.Option("--random-cuts", metavar="N", min=0, help="Checks so many different cuts.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Chooses the random cuts and the inputs.")]
+
 
 def verify(
     target: TargetArgument,
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cut",
-            metavar="LAST_DEVICE_LAYER,LAST_EDGE_LAYER",
-            help="A cut to check; either may be empty, for a tier that computes nothing. May be repeated. "
-            "Default: the cut that `tierflow plan` makes.",
-            show_default=False,
-        ),
-    ] = None,
-    device_layer: Annotated[
-        str | None,
-        typer.Option("--device-layer", metavar="LAYER", help="As in --cut, for a name with a comma in it."),
-    ] = None,
-    edge_layer: Annotated[
-        str | None, typer.Option("--edge-layer", metavar="LAYER", help="As in --cut, for a name with a comma in it.")
-    ] = None,
-    random_cuts: Annotated[
-        int, typer.Option("--random-cuts", metavar="N", min=0, help="Checks so many different cuts.")
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Chooses the random cuts and the inputs.")] = 0,
+    cut: CutOption = None,
+    device_layer: DeviceLayerOption = None,
+    edge_layer: EdgeLayerOption = None,
+    random_cuts: RandomCutsOption = 0,
+    seed: SeedOption = 0,
     threads: ThreadsOption = 1,
     network: NetworkOption = None,
     speeds: SpeedsOption = None,

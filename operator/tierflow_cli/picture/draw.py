@@ -8,21 +8,22 @@ from tierflow.plan import Plan
 from tierflow_cli.picture.bands import BOX_HEIGHT, Band
 from tierflow_cli.picture.boxes import Role
 from tierflow_cli.picture.crossings import FONT_SIZE as LABEL_SIZE
-from tierflow_cli.picture.header import HEADER_HEIGHT, header
+from tierflow_cli.picture.header import HEADER_HEIGHT, HEADING_SIZE, header
 from tierflow_cli.picture.palette import BAND, BORDER, FILL, INK, LINK, MUTED, PAPER
 from tierflow_cli.picture.scene import CAPTION_SIZE, TITLE_SIZE, Placed, Routed, Scene, Written, scene_of
-from tierflow_cli.picture.svg import FONT, element, hint, path, text
-from tierflow_cli.wording import bandwidth_text, bytes_text, plural, seconds_text
+from tierflow_cli.picture.svg import FONT, element, hint, path, text, text_width
+from tierflow_cli.wording import bandwidth_text, bytes_text, plural, seconds_text, shortened
 
 _MARGIN: Final = 24.0
 _COLUMN: Final = 232.0
 """Width of the column at the left that describes tiers and links."""
 _PADDING: Final = 20.0
-_LEAST_WIDTH: Final = 500.0
+_LEAST_WIDTH: Final = 732.0
+_NAME_LENGTH: Final = 48
 
 _STYLE: Final = f"""
 text {{ font-family: {FONT}; fill: {INK}; }}
-.heading {{ font-size: 22px; font-weight: 600; }}
+.heading {{ font-size: {HEADING_SIZE}px; font-weight: 600; }}
 .subheading {{ font-size: 13px; fill: {MUTED}; }}
 .tier {{ font-size: 15px; font-weight: 700; }}
 .note {{ font-size: 12px; fill: {MUTED}; }}
@@ -49,11 +50,12 @@ def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
     """
     top = _MARGIN + HEADER_HEIGHT
     scene = scene_of(graph, plan.tiers(graph), plan.route, top)
-    inner = _COLUMN + max(scene.width + 2 * _PADDING, _LEAST_WIDTH)
+    name = shortened(graph.name, _NAME_LENGTH)
+    title = f"{name} over device, edge and cloud: {seconds_text(plan.predicted_seconds)} predicted"
+    inner = max(_COLUMN + scene.width + 2 * _PADDING, _LEAST_WIDTH, text_width(title, HEADING_SIZE, bold=True))
     width, height = inner + 2 * _MARGIN, scene.bottom + _MARGIN
     # A narrow drawing stands in the middle of its bands.
     left = _MARGIN + _COLUMN + (inner - _COLUMN - scene.width) / 2
-    title = f"{graph.name} over device, edge and cloud: {seconds_text(plan.predicted_seconds)} predicted"
     moved = "".join(
         [
             *(_line(line) for line in scene.lines),

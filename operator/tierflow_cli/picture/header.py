@@ -11,6 +11,7 @@ from tierflow_cli.shares import Share, name_of, shares_of
 from tierflow_cli.wording import seconds_text, shortened
 
 HEADER_HEIGHT: Final = 160.0
+HEADING_SIZE: Final = 22.0
 _BAR_TOP: Final = 78.0
 _BAR_HEIGHT: Final = 28.0
 _LEGEND: Final = 134.0
