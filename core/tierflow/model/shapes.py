@@ -139,7 +139,7 @@ def _without_declarations(skeleton: onnx.ModelProto, topology: Topology) -> onnx
 def _infer(model: onnx.ModelProto) -> Types:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
         raise InvalidModelError(
             f"the model's shapes contradict each other: {_first_lines(error)}; correct the layer that it names, or the "
             "input's shape"
