@@ -106,6 +106,28 @@ def test_a_change_into_the_runtimes_layout_is_its_readers(residual: Model) -> No
     assert seconds(residual, found)["y"] == 0.6875
 
 
+def test_a_tensor_that_also_leaves_the_runtimes_layout_is_read_as_it_is_by_who_needs_that(net, opened) -> None:
+    net.conv("x", "a")
+    net.layer("LRN", ["a"], "n", size=3)
+    net.layer("MaxPool", ["a"], "p", kernel_shape=[1, 1])
+    net.layer("Add", ["n", "p"], "y")
+    model = opened(net.nodes, weights=net.weights)
+    found = attribute(
+        model.graph,
+        [
+            kernel("a_nchwc", "Conv", "x w1", "t1", 1.0, OWN),
+            kernel("p_nchwc", "MaxPool", "t1", "t2", 0.5, OWN),
+            kernel("ReorderOutput", "ReorderOutput", "t1", "a", 0.125, OWN),
+            kernel("ReorderOutput_1", "ReorderOutput", "t2", "p", 0.25, OWN),
+            kernel("", "LRN", "a", "n", 8.0),
+            kernel("", "Add", "n p", "y", 0.5),
+        ],
+    )
+    reads = {model.graph.layers[place].outputs[0]: names for place, names in found.native_reads.items()}
+    assert reads == {"a": set(), "n": set(), "p": {"a"}, "y": set()}
+    assert seconds(model, found) == {"a": 1.125, "n": 8.0, "p": 0.75, "y": 0.5}
+
+
 def test_what_the_runtime_added_belongs_to_its_reader(residual: Model) -> None:
     found = attribute(
         residual.graph,

@@ -18,7 +18,7 @@ from tierflow_worker.profiling.attribution import attribute
 from tierflow_worker.profiling.feeds import feed
 from tierflow_worker.profiling.measure import profile_of
 from tierflow_worker.profiling.recording import Kernel, Recording
-from tierflow_worker.profiling.tearing import Torn
+from tierflow_worker.profiling.tearing import Torn, apart
 
 OWN = "com.microsoft.nchwc"
 
@@ -52,6 +52,10 @@ def test_the_layers_take_what_the_run_takes_without_the_recorder(residual: Model
     assert sum(slower.layers.values()) == pytest.approx(8.0)
     assert slower.layers["c1_layer"] == pytest.approx(2.0)
     assert slower.segment == 0.5
+
+
+def test_a_model_that_takes_no_longer_than_nothing_keeps_its_kernels_times(residual: Model) -> None:
+    assert sum(assembled(residual, 0.5).layers.values()) == pytest.approx(0.8 * 4.0)
 
 
 def test_what_is_fused_costs_nothing_and_what_it_is_fused_to_all(residual: Model) -> None:
@@ -109,10 +113,10 @@ def test_a_model_without_convolutions_is_measured(net, opened) -> None:
 
 
 def test_a_model_of_one_dimensional_and_grouped_convolutions_is_measured(net, opened) -> None:
-    net.weights["w1"] = np.ones((6, 1, 3), np.float32)
-    net.layer("Relu", [net.layer("Conv", ["x", "w1"], "c", group=6, kernel_shape=[3])], "r")
+    net.weights["w1"] = np.ones((32, 1, 3), np.float32)
+    net.layer("Relu", [net.layer("Conv", ["x", "w1"], "c", group=32, kernel_shape=[3])], "r")
     net.layer("Flatten", ["r"], "y")
-    model = opened(net.nodes, (1, 6, 30), weights=net.weights)
+    model = opened(net.nodes, (1, 32, 900), weights=net.weights)
     profile = measure_profile(model, rounds=3)
     assert list(profile.layers) == ["c_layer", "r_layer", "y_layer"]
     assert profile.layers["c_layer"] > 0
@@ -186,3 +190,12 @@ def test_a_recording_of_nothing_gives_no_layer_any_time(residual: Model) -> None
         residual.graph, Recording((), 1.0, 0.5), Torn({}, {}, {}), model=residual.identity, machine="here"
     )
     assert set(nothing.layers.values()) == {0.0}
+
+
+def test_layers_that_are_measured_together_read_nothing_of_each_other(residual: Model) -> None:
+    graph = residual.graph
+    batches = apart(graph, range(len(graph.layers)))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(graph.layers)))
+    for batch in batches:
+        made = {name for place in batch for name in graph.layers[place].outputs}
+        assert all(made.isdisjoint(graph.layers[place].inputs) for place in batch)

@@ -28,6 +28,7 @@ class Attribution:
         leaves: Seconds by tensor: changes out of it.
         native: Tensors that no kernel makes as ONNX has them, unless by a change of layout.
         blocked: Those of them that have the runtime's own layout, or are inside a kernel that works on it.
+        native_reads: By place: the native tensors that a layer reads as such.
         any_layout: Places of the layers that the runtime computes in its own layout whatever it is given: convolutions.
         anchors: Places of the layers that were given a kernel's time.
     """
@@ -38,6 +39,7 @@ class Attribution:
     leaves: dict[str, float]
     native: frozenset[str]
     blocked: frozenset[str]
+    native_reads: dict[int, frozenset[str]]
     any_layout: frozenset[int]
     anchors: frozenset[int]
 
@@ -81,6 +83,10 @@ def attribute(graph: Graph, kernels: Sequence[Kernel]) -> Attribution:
         if needing is not None:
             reorders[needing] = reorders.get(needing, 0.0) + kernel.seconds
     native, blocked = _native(graph, found, groups)
+    read_as_they_are: dict[int, set[str]] = {}
+    for kernel, target in found:
+        for place in groups[target]:
+            read_as_they_are.setdefault(place, set()).update(kernel.inputs)
     return Attribution(
         layers=layers,
         reorders=reorders,
@@ -88,6 +94,10 @@ def attribute(graph: Graph, kernels: Sequence[Kernel]) -> Attribution:
         leaves=leaves,
         native=native,
         blocked=blocked,
+        native_reads={
+            place: native.intersection(layer.inputs) - read_as_they_are.get(place, set())
+            for place, layer in enumerate(graph.layers)
+        },
         any_layout=frozenset(
             anchors[target]
             for kernel, target in found

@@ -32,6 +32,7 @@ Progress = Callable[[str, float], None]
 _SECONDS: Final = 2.0
 _FEWEST_ROUNDS: Final = 6
 _MOST_ROUNDS: Final = 40
+_SMALLEST_SCALE: Final = 0.8
 
 
 def measure_profile(
@@ -73,7 +74,7 @@ def measure_profile(
         del runs  # and the memory of its sessions
         fused = attribute(graph, whole.kernels)
         shapes = [graph.tensors[tensor].shape for tensor in sorted(fused.blocked)]
-        places = torn_layers(graph, fused)
+        places = torn_layers(fused)
         torn = measure_torn(model, places, shapes, rounds=turns, threads=threads, folder=folder, tick=tick)
     tell("done", 1.0)
     return profile_of(graph, whole, torn, model=model.identity, machine=machine_name(threads))
@@ -89,9 +90,8 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
         model: Its identity.
         machine: Where it was measured.
     """
-    # The recorder slows the run down, and kernels are not all of it: the run without it is what counts.
     fused = attribute(graph, whole.kernels)
-    scale = max(whole.run_seconds - whole.empty_seconds, 0.0) / fused.total if fused.total else 0.0
+    scale = _scale(whole, fused.total)
     layers = {
         layer.name: (fused.layers[place] + fused.reorders.get(place, 0.0)) * scale
         for place, layer in enumerate(graph.layers)
@@ -100,7 +100,7 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
     beside_cut = {
         layer.name: torn.layers.get(place, layers[layer.name])
         for place, layer in enumerate(graph.layers)
-        if fused.native.intersection(layer.inputs) and place not in fused.any_layout
+        if fused.native_reads[place] and place not in fused.any_layout
     }
     native = {name: graph.tensors[name] for name in sorted(fused.native)}
     entering = {name for place in fused.any_layout for name in graph.layers[place].inputs} - fused.enters.keys()
@@ -120,15 +120,25 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
     return msgspec.structs.replace(profile, crossings=crossings_of(graph, profile))
 
 
-def torn_layers(graph: Graph, fused: Attribution) -> list[int]:
+def _scale(whole: Recording, recorded: float) -> float:
+    """By what the kernels' times are multiplied, so that together they are the time of a run without the recorder.
+
+    The recorder slows a run down, and what lies between kernels is a part of it. For models of a few microseconds the
+    time of an empty run is no smaller than the whole's; the kernels' own times are good enough there.
+    """
+    if not recorded:
+        return 0.0
+    return max((whole.run_seconds - whole.empty_seconds) / recorded, _SMALLEST_SCALE)
+
+
+def torn_layers(fused: Attribution) -> list[int]:
     """Places of the layers that take another time beside a cut than in the whole model: they read native tensors.
 
     Left out are convolutions, which change the layout themselves, and layers with a kernel of their own that read what
     merely went through a layer without one.
     """
     places = []
-    for place, layer in enumerate(graph.layers):
-        native = fused.native.intersection(layer.inputs)
+    for place, native in fused.native_reads.items():
         has_own_kernel = place in fused.anchors and not native & fused.blocked
         if native and place not in fused.any_layout and not has_own_kernel:
             places.append(place)

@@ -1,7 +1,7 @@
 """Measures what layers cost beside a cut: alone, on ordinary tensors, and with changes of the memory layout.
 
-All that has to be known of one model is put into one small model of many components that have nothing to do with each
-other, so that the runtime can fuse none of them. Layers that do the same on the same shapes are measured once.
+All that has to be known of one model is put into one small model of many parts, none of which reads what another makes,
+so that the runtime can fuse none of them. Layers that do the same on the same shapes are measured once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from tierflow_worker.profiling.recording import Kernel, Recorder
 from tierflow_worker.runtime import Array
 
 _PROBE: Final = "layout{}/"
-_LAYER: Final = "layer{}/"
+_BATCH: Final = "batch{}/"
 
 Shape = tuple[int, ...]
 Signature = tuple[object, ...]
@@ -65,19 +65,23 @@ def measure_torn(
     shapes = [shape for shape in dict.fromkeys(shapes) if len(shape) == 4 and all(shape)]
     if not alike and not shapes:
         return Torn({}, {}, {})
+    batches = apart(graph, list(alike.values()))
     path = folder / "torn.onnx"
-    onnx.save(_components(model, list(alike.values()), shapes, folder), path)
+    onnx.save(_parts(model, batches, shapes, folder), path)
     recorder = Recorder(path, _feeds(path), threads=threads, folder=folder)
     for _ in range(rounds + 1):
         recorder.run()
         tick()
-    computing, entering, leaving = _by_component(recorder.kernels())
+    computing, entering, leaving = _by_output(recorder.kernels())
+    alone = {
+        place: sum(computing.get(_BATCH.format(number) + name, 0.0) for name in graph.layers[place].outputs)
+        for number, batch in enumerate(batches)
+        for place in batch
+    }
     return Torn(
-        layers={
-            place: computing.get(_LAYER.format(alike[signature(graph, graph.layers[place])]), 0.0) for place in places
-        },
-        enters={shape: entering.get(_PROBE.format(place), 0.0) for place, shape in enumerate(shapes)},
-        leaves={shape: leaving.get(_PROBE.format(place), 0.0) for place, shape in enumerate(shapes)},
+        layers={place: alone[alike[signature(graph, graph.layers[place])]] for place in places},
+        enters={shape: entering.get(_PROBE.format(number) + "y", 0.0) for number, shape in enumerate(shapes)},
+        leaves={shape: leaving.get(_PROBE.format(number) + "y", 0.0) for number, shape in enumerate(shapes)},
     )
 
 
@@ -93,19 +97,36 @@ def signature(graph: Graph, layer: Layer) -> Signature:
     return (layer.domain, layer.kind, tuple(sorted(layer.attributes.items())), read, made)
 
 
-def _components(model: Model, places: Sequence[int], shapes: Sequence[Shape], folder: Path) -> onnx.ModelProto:
-    """One model of a component for each layer, and one for each shape whose changes of layout are to be measured."""
-    parts = []
-    path = folder / "alone.onnx"
+def apart(graph: Graph, places: Sequence[int]) -> list[list[int]]:
+    """Splits layers into few batches within which none reads what another makes."""
+    batches: list[list[int]] = []
     for place in places:
-        layer = model.graph.layers[place]
-        made = [name for name in layer.outputs if name in model.graph.tensors]
-        extract_segment(model, layer.inputs, made, path)
-        parts.append(compose.add_prefix(onnx.load(path), _LAYER.format(place)))
+        layer = graph.layers[place]
+        for batch in batches:
+            read = {name for other in batch for name in graph.layers[other].inputs}
+            made = {name for other in batch for name in graph.layers[other].outputs}
+            if made.isdisjoint(layer.inputs) and read.isdisjoint(layer.outputs):
+                batch.append(place)
+                break
+        else:
+            batches.append([place])
+    return batches
+
+
+def _parts(model: Model, batches: Sequence[Sequence[int]], shapes: Sequence[Shape], folder: Path) -> onnx.ModelProto:
+    """One model of the layers of all batches, and of a part for each shape whose changes of layout are measured."""
+    parts = []
+    path = folder / "batch.onnx"
+    for number, batch in enumerate(batches):
+        layers = [model.graph.layers[place] for place in batch]
+        read = list(dict.fromkeys(name for layer in layers for name in layer.inputs))
+        made = [name for layer in layers for name in layer.outputs if name in model.graph.tensors]
+        extract_segment(model, read, made, path)
+        parts.append(compose.add_prefix(onnx.load(path), _BATCH.format(number)))
     opsets = parts[0].opset_import if parts else [helper.make_opsetid("", 15)]
     probe_opset = [helper.make_opsetid("", next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx")))]
-    for place, shape in enumerate(shapes):
-        parts.append(compose.add_prefix(_layout_probe(shape, probe_opset), _PROBE.format(place)))
+    for number, shape in enumerate(shapes):
+        parts.append(compose.add_prefix(_layout_probe(shape, probe_opset), _PROBE.format(number)))
     graph = helper.make_graph(
         [node for part in parts for node in part.graph.node],
         "torn",
@@ -144,18 +165,15 @@ def _feeds(path: Path) -> dict[str, Array]:
     return feeds
 
 
-def _by_component(kernels: Sequence[Kernel]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Seconds by component: of computing, of changes into the runtime's layout, and out of it."""
-    component: dict[str, str] = {}
+def _by_output(kernels: Sequence[Kernel]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Seconds by the output that they lead to: of computing, of changes into the runtime's layout, and out of it."""
+    leads_to: dict[str, str] = {}
     computing: dict[str, float] = {}
     entering: dict[str, float] = {}
     leaving: dict[str, float] = {}
-    for kernel in kernels:
-        names = (*kernel.inputs, *kernel.outputs)
-        own = next((component[name] for name in names if name in component), None) or next(
-            (name.partition("/")[0] + "/" for name in names if "/" in name), ""
-        )
-        component.update(dict.fromkeys(kernel.outputs, own))
+    for kernel in reversed(kernels):
+        output = next((leads_to[name] for name in kernel.outputs if name in leads_to), kernel.outputs[0])
+        leads_to.update(dict.fromkeys(kernel.inputs, output))
         booked = {"ReorderInput": entering, "ReorderOutput": leaving}.get(kernel.kind, computing)
-        booked[own] = booked.get(own, 0.0) + kernel.seconds
+        booked[output] = booked.get(output, 0.0) + kernel.seconds
     return computing, entering, leaving
