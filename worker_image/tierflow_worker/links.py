@@ -6,9 +6,8 @@ request does.
 The model is `seconds on the wire = round trip + bytes / bandwidth`, bytes being those of both ways. Small messages show
 the round trip, large ones the bandwidth:
 
-1. Round trip: the second smallest of the last `_SMALL_WINDOW` small transfers, each less the time that its bytes took.
-   What disturbs a message only ever adds to its time, so the smallest are the truest; the smallest of all may be a
-   clock's error.
+1. Round trip: the smallest of the last `_SMALL_WINDOW` small transfers, each less the time that its bytes took. What
+   disturbs a message only ever adds to its time, so the smallest is the truest.
 2. Bandwidth: the median, weighted by bytes, of the rates of the last `_BUSY_WINDOW` times that the link was busy with
    large transfers, each less the round trip. The median follows a change once it has seen it in most of the window,
    and ignores single outliers.
@@ -162,8 +161,7 @@ class LinkEstimator:
     def _round_trip(self) -> float | None:
         if not self._small:
             return _intercept([busy for busy in self._large if busy.transfers == 1 and not busy.follows])
-        seconds = sorted(busy.end - busy.begin for busy in self._small)
-        return seconds[min(1, len(seconds) // 3)]
+        return min(busy.end - busy.begin for busy in self._small)
 
 
 def _bandwidth(times: Sequence[_Busy], round_trip: float) -> float | None:
