@@ -22,6 +22,12 @@ SECONDS_PARAMETER: Final = "tierflow_seconds"
 PROBE_PARAMETER: Final = "tierflow_probe"
 """Request parameter between workers: the request measures the link, and is answered at once without tensors."""
 
+RUN_PARAMETER: Final = "tierflow_run"
+"""Request parameter between edge workers: the id of the run of which a tile is wanted."""
+
+TILE_PARAMETER: Final = "tierflow_tile"
+"""Request parameter between edge workers: the region wanted of the run's output, half-open, as `r0:r1,c0:c1`."""
+
 OIP_DTYPES: Final[Mapping[str, str]] = {
     "bool": "BOOL", "string": "BYTES",
     "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
