@@ -146,6 +146,7 @@ class Proxies:
         # select() takes microseconds where epoll rounds up to whole milliseconds, which a short link would feel.
         self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._proxies: dict[str, _Proxy] = {}
+        self._replaced: list[_Proxy] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._thread = threading.Thread(target=self._run, name="links", daemon=True)
         self._thread.start()
@@ -162,7 +163,7 @@ class Proxies:
         """Opens a proxy that has no target yet.
 
         Args:
-            name: To speak of it by.
+            name: To speak of it by. A proxy that had it before is forgotten: it refuses connections from now on.
             link: What it shapes to; None forwards as fast as it goes.
             port: To listen on; 0 takes a free one.
 
@@ -184,6 +185,9 @@ class Proxies:
             ) from error
         listener.listen(128)
         listener.setblocking(False)
+        if name in self._proxies:
+            self._replaced.append(self._proxies[name])
+            self._replaced[-1].target = None
         proxy = self._proxies[name] = _Proxy(listener, link)
         self._loop.call_soon_threadsafe(lambda: self._tasks.append(self._loop.create_task(proxy.serve())))
         return int(listener.getsockname()[1])
@@ -207,7 +211,7 @@ class Proxies:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        for proxy in self._proxies.values():
+        for proxy in (*self._proxies.values(), *self._replaced):
             proxy.listener.close()
 
     def _run(self) -> None:

@@ -83,7 +83,6 @@ def _segments(
     """The wanted segment first, then the last one that accepted something else."""
     before = live.segments if live is not None and live.model == model else ()
     if wanted is None:
-        # The first stays, because the tier below may still send to it; what it replaced is over.
-        return before[:1]
+        return before  # the tier below may still send to it, and nothing is gained by replacing an idle worker
     kept = [segment for segment in before if segment.accepts.id != wanted.accepts.id]
     return (wanted, *kept[:1])

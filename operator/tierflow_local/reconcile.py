@@ -1,0 +1,107 @@
+"""The reconcile of local mode: observe, decide, render, diff, apply, all but observing and applying the operator's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from tierflow.graph import Graph
+from tierflow.manifest import InferencePipeline
+from tierflow.plan import Plan
+from tierflow.profile import Profile
+from tierflow_local.cluster import LocalCluster
+from tierflow_local.scrape import scrape
+from tierflow_operator.decide import Decision, Move, Present, decide
+from tierflow_operator.diff import Change, changes
+from tierflow_operator.observation import Observation, measured
+from tierflow_operator.render import Release, live_descriptors, render
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What time it is: seconds that only go forward, and seconds of the Unix epoch."""
+
+    monotonic: Callable[[], float]
+    epoch: Callable[[], float]
+
+
+class LocalPipeline:
+    """One pipeline in one local cluster.
+
+    Args:
+        pipeline: What the user wants.
+        graph: The model's graph.
+        profile: Its layer times on this machine.
+        assumed: What to go by until it has been measured.
+        cluster: Where it runs.
+        clocks: What time it is.
+    """
+
+    def __init__(
+        self,
+        pipeline: InferencePipeline,
+        graph: Graph,
+        profile: Profile,
+        assumed: Observation,
+        cluster: LocalCluster,
+        clocks: Clocks,
+    ) -> None:
+        self.pipeline = pipeline
+        self.present: Present | None = None
+        self._graph = graph
+        self._profile = profile
+        self._assumed = assumed
+        self._cluster = cluster
+        self._clocks = clocks
+        self._release = Release(addresses=cluster.addresses)
+
+    def observe(self) -> Observation:
+        """What is known now: links as the workers measure them, the rest as assumed."""
+        found = scrape(
+            self._cluster.workers.values(),
+            now=self._clocks.epoch(),
+            max_staleness_seconds=self.pipeline.spec.metrics.max_staleness_seconds,
+        )
+        return measured(self._assumed, found.links)
+
+    def decide(self) -> Decision:
+        """Decides by what is known now.
+
+        Raises:
+            TierflowError: see `tierflow_operator.decide.decide`.
+        """
+        decision = decide(
+            self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clocks.monotonic()
+        )
+        if not isinstance(decision, Move):
+            self.present = decision.present
+        return decision
+
+    def move(self, decision: Move) -> tuple[Change, ...]:
+        """Puts a decided plan in force.
+
+        Returns:
+            What was done.
+
+        Raises:
+            TierflowError: where a worker doesn't get ready; what was in force before goes on.
+        """
+        steps = self.apply(decision.plan)
+        self.present = replace(decision.present, decided_at=self._clocks.monotonic())
+        return steps
+
+    def apply(self, plan: Plan) -> tuple[Change, ...]:
+        """Makes the cluster serve a plan, without remembering it as decided."""
+        live = self._cluster.objects
+        steps = changes(render(self.pipeline, self._graph, plan, live_descriptors(live), self._release), live)
+        self._cluster.apply(steps)
+        return steps
+
+
+def with_algorithm(pipeline: InferencePipeline, algorithm: str | None) -> InferencePipeline:
+    """The pipeline with another planning algorithm; the same where none is given."""
+    if algorithm is None:
+        return pipeline
+    planning = {**msgspec.to_builtins(pipeline.spec.planning), "algorithm": algorithm}
+    spec = {**msgspec.to_builtins(pipeline.spec), "planning": planning}
+    return msgspec.convert({**msgspec.to_builtins(pipeline), "spec": spec}, InferencePipeline)
