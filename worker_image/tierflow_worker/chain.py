@@ -27,6 +27,9 @@ from tierflow.tiers import Tier
 from tierflow_worker.links import Transfer
 from tierflow_worker.statuses import from_status
 
+LARGEST_FRAME: Final = 4 * 2**20
+"""Bytes of an HTTP/2 frame that workers take from each other; with 16 KiB, the default, large messages cost more."""
+
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 0.5
 _LARGEST_MARGIN_SECONDS: Final = 0.05
@@ -49,6 +52,7 @@ def channel_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.http2.max_frame_size", LARGEST_FRAME),
         # A worker that is replaced is back in seconds; look for it often.
         ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.min_reconnect_backoff_ms", 1000),  # how long one attempt to connect may take
@@ -123,8 +127,10 @@ class DownstreamClient:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
+            seconds = self._clock() - began
             response = decode_response(answer)
-            self._observe(response, len(data), len(answer), self._clock() - began)
+            # Learned from once the answer is on its way down, not before.
+            asyncio.get_running_loop().call_soon(self._observe, response, len(data), len(answer), seconds)
             return response
 
     async def close(self) -> None:

@@ -178,7 +178,8 @@ class DataPlane:
         if PROBE_PARAMETER in request.parameters:
             return InferResponse(request.model, (), request.id, {SECONDS_PARAMETER: 0.0}, MODEL_VERSION)
         began = self._clock()
-        self._count(1)
+        self._in_flight += 1
+        self._metrics.set_in_flight(self._in_flight)
         problem: BaseException | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -190,15 +191,13 @@ class DataPlane:
             problem = error
             raise
         finally:
-            self._count(-1)
-            self._note_end(request, problem, self._clock() - began)
-
-    def _count(self, by: int) -> None:
-        self._in_flight += by
-        self._metrics.set_in_flight(self._in_flight)
+            self._in_flight -= 1
+            # Counted once the answer is on its way, not before.
+            asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - began)
 
     def _note_end(self, request: InferRequest, problem: BaseException | None, seconds: float) -> None:
         outcome = outcome_of(problem)
+        self._metrics.set_in_flight(self._in_flight)
         self._metrics.observe_request(outcome, seconds)
         fields = {"request": request.id, "seconds": round(seconds, 6)}
         if problem is None:
@@ -299,12 +298,15 @@ class DataPlane:
     ) -> dict[str, InferTensor]:
         cancellation = loaded.cancellation()
         computed, seconds = await self._queue.run(lambda: loaded.run(tensors, cancellation), cancel=cancellation.cancel)
-        self._metrics.observe_segment(segment.id, seconds)
+        asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, seconds)
+        return computed
+
+    def _note_run(self, segment: str, loaded: LoadedSegment, seconds: float) -> None:
+        self._metrics.observe_segment(segment, seconds)
         layers = loaded.take_layer_seconds()
         if layers:
             slowdown = self._queue.slowdown
-            self._metrics.observe_layers(segment.id, {name: spent * slowdown for name, spent in layers.items()})
-        return computed
+            self._metrics.observe_layers(segment, {name: spent * slowdown for name, spent in layers.items()})
 
     def _ordered(self, tensors: Sequence[InferTensor], wanted: Sequence[str]) -> tuple[InferTensor, ...]:
         """The wanted outputs in the order wanted, checked, since the tiers above may be other programs."""

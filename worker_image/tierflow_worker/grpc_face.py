@@ -12,6 +12,7 @@ from tierflow.errors import InvalidInputError, TierflowError, UnknownModelError
 from tierflow.protocol import wire
 from tierflow.protocol.codec import decode_request, encode_response
 from tierflow.protocol.messages import OIP_DTYPES, TensorMetadata
+from tierflow_worker.chain import LARGEST_FRAME
 from tierflow_worker.dataplane import Inference
 from tierflow_worker.logs import Log
 from tierflow_worker.statuses import to_status
@@ -25,6 +26,7 @@ def server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.http2.max_frame_size", LARGEST_FRAME),
         ("grpc.so_reuseport", 0),  # else a second worker on the same port would start, and take half of the requests
         # The workers below send keepalive pings; by default a server takes so many for an attack.
         ("grpc.keepalive_permit_without_calls", 1),
