@@ -4,7 +4,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,30 +46,23 @@ class Prediction:
         return abs(self.predicted - self.measured) / self.measured * 100
 
 
-def figures() -> list[Figure]:
+def figures() -> Iterator[Figure]:
     """Errors of predicted segment times over the five DNNs, ten random cuts each; and the estimate's, to inform."""
     errors: list[float] = []
-    found = []
     for name in DNNS:
         model = open_model(f"zoo://{name}")
         began = time.perf_counter()
         profile = measure_profile(model)
-        seconds = time.perf_counter() - began
+        yield Figure("cost", f"{name}: profile takes", (time.perf_counter() - began) * 1000, "ms")
         here = [prediction.error for prediction in predictions(model, profile, cuts=_CUTS, seed=7)]
         errors += here
+        yield Figure("cost", f"{name}: median error of predicted segment time", statistics.median(here), "%")
+        yield Figure("cost", f"{name}: worst error of predicted segment time", max(here), "%")
         estimate = estimate_profile(model.graph, model.identity)
-        found += [
-            Figure("cost", f"{name}: median error of predicted segment time", statistics.median(here), "%"),
-            Figure("cost", f"{name}: worst error of predicted segment time", max(here), "%"),
-            Figure("cost", f"{name}: median error of the estimate", estimate_error(model, profile, estimate), "%"),
-            Figure("cost", f"{name}: whole estimated / measured", total(estimate) / total(profile), "x"),
-            Figure("cost", f"{name}: profile takes", seconds * 1000, "ms"),
-        ]
-    return [
-        at_most("cost", "median error of predicted segment time", statistics.median(errors), "%", 10),
-        at_most("cost", "worst error of predicted segment time", max(errors), "%", 25),
-        *found,
-    ]
+        yield Figure("cost", f"{name}: median error of the estimate", estimate_error(model, profile, estimate), "%")
+        yield Figure("cost", f"{name}: whole estimated / measured", total(estimate) / total(profile), "x")
+    yield at_most("cost", "median error of predicted segment time", statistics.median(errors), "%", 10)
+    yield at_most("cost", "worst error of predicted segment time", max(errors), "%", 25)
 
 
 def total(profile: Profile) -> float:

@@ -6,8 +6,8 @@ memory layout, by the rules that `tierflow_worker.profiling` observes in ONNX Ru
 meaning as measured ones. No weights, no clock: the same graph has the same estimate everywhere.
 
 The reference machine is one core of a current x86-64 server (AVX-512, 2.6 GHz or more). `RATES` were fitted to measured
-profiles of AlexNet, VGG-16, ResNet-18, Darknet-53 and Inception-v4 on one such core with ONNX Runtime 1.32; how well
-they fit is a figure of the benchmark, and how to fit them again is told in `decisions/0003-estimates-are-rooflines.md`.
+profiles of AlexNet, VGG-16, ResNet-18, Darknet-53, Inception-v4 and ShuffleNet on one such core with ONNX Runtime 1.32.
+How well they fit is a figure of the benchmark; how to fit them again: `decisions/0003-estimates-are-rooflines.md`.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Rates:
 
 _DENSE: Final = Rates(60e9, 40e9)
 _DEPTHWISE: Final = Rates(12e9, 20e9)  # too little to do for each value that is loaded
-_UNEVEN_GROUPS: Final = Rates(10e9, 10e9)  # channels that fill no vector register
+_UNEVEN_GROUPS: Final = Rates(30e9, 30e9)  # channels that fill no vector register
 _MOVING: Final = Rates(10e9, 20e9)
 _CHEAP: Final = Rates(10e9, 30e9)
 _TRANSCENDENTAL: Final = Rates(10e9, 4e9)
@@ -67,7 +67,7 @@ RATES: Final[Mapping[str, Rates]] = (
         "LRN": Rates(10e9, 0.26e9),
         "Softmax": Rates(10e9, 2e9),
         "LayerNormalization": Rates(10e9, 8e9),
-        "Transpose": Rates(10e9, 4e9),
+        "Transpose": Rates(10e9, 20e9),
     }
 )
 """By the kind of layer; others have `_OTHER`."""
@@ -116,7 +116,7 @@ def estimate_profile(graph: Graph, model: str) -> Profile:
 def layer_seconds(graph: Graph, layer: Layer) -> float:
     """Time of a layer with a kernel of its own."""
     if layer.kind in _NO_WORK:
-        return _LAYER
+        return 2 * _LAYER
     rates = _rates(graph, layer)
     moved = sum(graph.tensors[name].size for name in (*layer.inputs, *layer.outputs) if name in graph.tensors)
     weights = sum(graph.weights[name].size for name in layer.weights if name in graph.weights)

@@ -45,7 +45,7 @@ def test_a_layer_of_more_multiply_accumulates_never_takes_less(kind: str, few: i
 def test_a_depthwise_convolution_takes_longer_for_each_multiply_accumulate() -> None:
     dense = of(one_layer("Conv", 10**8))
     assert of(one_layer("Conv", 10**8, group=32)) > 2 * dense
-    assert of(one_layer("Conv", 10**8, group=16)) > 2 * dense
+    assert of(one_layer("Conv", 10**8, group=16)) > 1.5 * dense
     assert of(one_layer("Conv", 10**8, group=2)) == dense
 
 
