@@ -19,6 +19,7 @@ RUNS: Final = 10
 """Runs that are recorded; the first warms up and does not count."""
 
 _SUFFIX: Final = "_kernel_time"
+_OWN_LAYOUT: Final = "_nchwc"  # added to the names of kernels that work on the runtime's own memory layout
 
 
 class _Event(msgspec.Struct):
@@ -64,5 +65,6 @@ def layer_seconds(recording: bytes) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for event in msgspec.json.decode(recording, type=list[_Event]):
         if event.cat == "Node" and event.name.endswith(_SUFFIX):
-            found.setdefault(event.name.removesuffix(_SUFFIX), []).append(event.dur * 1e-6)
+            name = event.name.removesuffix(_SUFFIX).removesuffix(_OWN_LAYOUT)
+            found.setdefault(name, []).append(event.dur * 1e-6)
     return {name: statistics.median(seconds[1:] or seconds) for name, seconds in found.items()}

@@ -8,6 +8,7 @@ being ready.
 import asyncio
 import errno
 import math
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -26,10 +27,10 @@ from tierflow.errors import (
     UnreachableError,
 )
 from tierflow.protocol import rest
-from tierflow.protocol.messages import Parameter
+from tierflow.protocol.messages import InferRequest, Parameter
 from tierflow_worker.dataplane import Inference
 from tierflow_worker.logs import Log
-from tierflow_worker.metrics import Metrics
+from tierflow_worker.metrics import Metrics, Outcome
 
 TIMEOUT_PARAMETER: Final = "timeout"
 """Request parameter that Triton's clients send: the deadline of the request, in microseconds from its arrival."""
@@ -151,16 +152,27 @@ class RestFace:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _infer(self, request: web.Request) -> web.Response:
-        model, version = _model(request)
-        self._inference.model_metadata(model, version)  # raises before the body is read
-        header_length = rest.read_header_length(request.headers.get(rest.HEADER_LENGTH))
-        body = await self._read_body(request)
-        wanted, form = rest.read_request(body, header_length, model=model, version=version)
-        response = await self._inference.infer(wanted, timeout=_timeout(wanted.parameters))
+        began = time.perf_counter()
+        try:
+            wanted, form = await self._read(request)
+            timeout = _timeout(wanted.parameters)
+        except (InvalidRequestError, _RefusedError) as error:
+            # The data plane, which counts and logs requests, never sees this one.
+            self._metrics.observe_request(Outcome.INVALID, time.perf_counter() - began)
+            self._log.warning("request refused", path=request.path, error=str(error)[:500])
+            raise
+        response = await self._inference.infer(wanted, timeout=timeout)
         answer, length = rest.write_response(response, form)
         if length is None:
             return _json(answer)
         return web.Response(body=answer, content_type=_BINARY, headers={rest.HEADER_LENGTH: str(length)})
+
+    async def _read(self, request: web.Request) -> tuple[InferRequest, rest.ResponseForm]:
+        model, version = _model(request)
+        self._inference.model_metadata(model, version)  # raises before the body is read
+        header_length = rest.read_header_length(request.headers.get(rest.HEADER_LENGTH))
+        body = await self._read_body(request)
+        return rest.read_request(body, header_length, model=model, version=version)
 
     async def _read_body(self, request: web.Request) -> bytes:
         """The whole body, decompressed."""
@@ -208,6 +220,13 @@ class RestFace:
 
     @web.middleware
     async def _translate(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        response = await self._answer(request, handler)
+        response.headers["Server"] = "tierflow"  # not which libraries it is made of
+        return response
+
+    async def _answer(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:

@@ -298,6 +298,18 @@ async def test_binary_tensors_go_both_ways() -> None:
 
 
 @pytest.mark.asyncio
+async def test_requests_that_never_reach_the_data_plane_are_counted_as_invalid() -> None:
+    async with running() as face:
+        await face.post(b"{")
+        await face.post(b" " * (MOST_BYTES + 1))
+        await face.post(request(), path="/v2/models/other/infer")
+        async with face.session.get(f"http://127.0.0.1:{face.port}/metrics") as response:
+            text = await response.text()
+    assert 'tierflow_requests_total{outcome="invalid",pipeline="m",pipeline_namespace="n",tier="device"} 3.0' in text
+    assert response.headers["Server"] == "tierflow"
+
+
+@pytest.mark.asyncio
 async def test_metrics_are_shown_to_prometheus() -> None:
     async with running() as face, face.session.get(f"http://127.0.0.1:{face.port}/metrics") as response:
         text = await response.text()
