@@ -163,10 +163,13 @@ def _part(graph: Graph, segment: Segment, partition: Partition, model: str) -> S
 
 
 class TierChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a tier's worker has to change: `Segment` (other layers or tensors) or `Route` (another neighbour)."""
+    """Why a tier's worker has to change.
+
+    `Segment` (other layers or tensors), `Route` (another neighbour), or `Tiling` (other runs are computed as tiles).
+    """
 
     tier: Tier
-    reason: Literal["Segment", "Route"]
+    reason: Literal["Segment", "Route", "Tiling"]
     message: str
 
 
@@ -187,7 +190,15 @@ def difference(old: Plan, new: Plan) -> tuple[TierChange, ...]:
         elif old.next_tier(tier) != new.next_tier(tier):
             message = f"sends to {new.next_tier(tier) or 'none'} instead of {old.next_tier(tier) or 'none'}"
             changes.append(TierChange(tier=tier, reason="Route", message=message))
+        elif tier is Tier.EDGE and _runs(old) != _runs(new):
+            message = f"{len(old.tiling)} -> {len(new.tiling)} tiled runs"
+            changes.append(TierChange(tier=tier, reason="Tiling", message=message))
     return tuple(changes)
+
+
+def _runs(plan: Plan) -> tuple[tuple[str, int, int], ...]:
+    """What the edge's worker is told of its runs."""
+    return tuple((run.id, run.rows, run.columns) for run in plan.tiling)
 
 
 def encode(plan: Plan) -> bytes:

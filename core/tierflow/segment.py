@@ -129,6 +129,11 @@ def segment_id(model: str, segment: Segment) -> str:
     return _digest("segment", model, *sorted(segment.accepts), "", *sorted(segment.sends), "", *sorted(segment.results))
 
 
+def run_id(segment: str, source: str, result: str) -> str:
+    """A tiled run's content hash: what a tile worker has to hold depends on the whole segment `segment` as well."""
+    return _digest("run", segment, source, result)
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

@@ -114,14 +114,12 @@ class Stretch:
     """Part of a segment between runs, computed as a whole."""
 
     def __init__(self, kernels: Kernels, inputs: Sequence[str], outputs: Sequence[str], *, threads: int = 1) -> None:
-        self.inputs: Final = tuple(inputs)
-        self.outputs: Final = tuple(outputs)
-        self._session = stretch_session(kernels, inputs, outputs, threads=threads)
+        self.session: Final = stretch_session(kernels, inputs, outputs, threads=threads)
 
     def compute(self, tensors: Mapping[str, Array], *, cancellation: Cancellation | None = None) -> dict[str, Array]:
         """Computes this part's outputs from the segment's tensors that are known so far."""
-        feeds = {name: tensors[name] for name in self.inputs}
-        return self._session.run(feeds, cancellation=cancellation)
+        feeds = {name: tensors[name] for name in self.session.inputs}
+        return self.session.run(feeds, cancellation=cancellation)
 
 
 def cut_out(array: Array, region: Region) -> Array:

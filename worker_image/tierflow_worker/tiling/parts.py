@@ -145,9 +145,17 @@ def _attribute(item: onnx.AttributeProto) -> Attribute:
 
 
 def stretch_session(kernels: Kernels, inputs: Sequence[str], outputs: Sequence[str], *, threads: int) -> Session:
-    """A session of the segment's kernels between `inputs` and `outputs`, for whole feature maps."""
-    types = [kernels.value_types[name] for name in inputs], [kernels.value_types[name] for name in outputs]
-    return _session(kernels, kernels.between(inputs, outputs), (), *types, threads=threads)
+    """A session of the segment's kernels between `inputs` and `outputs`, for whole feature maps.
+
+    Its inputs are those of `inputs` that are needed.
+    """
+    nodes = kernels.between(inputs, outputs)
+    used = {name for node in nodes for name in node.input}
+    types = (
+        [kernels.value_types[name] for name in inputs if name in used],
+        [kernels.value_types[name] for name in outputs],
+    )
+    return _session(kernels, nodes, (), *types, threads=threads)
 
 
 def tile_session(kernels: Kernels, run: RunKernels, footprint: Footprint, *, threads: int) -> Session:

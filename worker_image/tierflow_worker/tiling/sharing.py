@@ -88,9 +88,9 @@ class SharedRun:
         self.speeds: Final = TileSpeeds()
 
     def divide(self, workers: Sequence[TileWorker]) -> list[tuple[TileWorker, Region]]:
-        """Who computes which region: the grid that was planned, or with fewer workers the squarest that there is."""
-        count = min(len(workers), self._grid.tiles)
-        grid = self._grid if count == self._grid.tiles else _fitting(count, self._extents)
+        """Who computes which region: the grid that was planned, or with more or fewer workers the squarest."""
+        planned = len(workers) == self._grid.tiles
+        grid = self._grid if planned else _fitting(len(workers), self._extents)
         taking = workers[: grid.tiles]
         shares = self.speeds.shares([worker.name for worker in taking])
         return list(zip(taking, layout(self._extents, grid, shares), strict=True))
