@@ -110,6 +110,31 @@ def random_graph(generator: random.Random, layers: int, *, weights: bool = False
     )
 
 
+def random_network(generator: random.Random, layers: int) -> Graph:
+    """A DNN of at least as many layers: rows of layers, blocks of parallel branches that are joined, skips."""
+    made: list[Layer] = []
+    tensors = {"x": tensor("x", generator.randrange(1, 60))}
+
+    def add(*read: str) -> str:
+        name = f"t{len(made)}"
+        made.append(Layer(name=f"L{len(made)}", kind="Op", inputs=tuple(dict.fromkeys(read)), outputs=(name,)))
+        size = tensors[read[0]].elements if generator.random() < 0.6 else generator.randrange(1, 60)
+        tensors[name] = tensor(name, size)
+        return name
+
+    def row(start: str, length: int) -> str:
+        for _ in range(length):
+            start = add(start)
+        return start
+
+    last = "x"
+    while len(made) < layers:
+        branches = [row(last, generator.randrange(1, 4)) for _ in range(generator.choice((1, 1, 2, 3)))]
+        skip = [last] if generator.random() < 0.3 else []
+        last = add(*branches, *skip) if len(branches) + len(skip) > 1 else branches[0]
+    return Graph(name="network", inputs=("x",), outputs=(last,), layers=tuple(made), tensors=tensors)
+
+
 def random_costs(generator: random.Random, graph: Graph) -> Costs:
     """Costs in which any tier may be the best, some of them zero, on a scale from microseconds to hours."""
     scale = 10 ** generator.uniform(-6, 4)

@@ -89,7 +89,7 @@ def _check_conflicts(graph: Graph, constraints: Constraints, closures: Sequence[
     for number, pin in enumerate(constraints.pins):
         if pin.tier in constraints.unavailable:
             raise InfeasibleError(
-                f"{constraint_name(pin)} wants layers on {pin.tier}, which has no node that could compute them; "
+                f"{constraint_name(pin)} wants layers on {pin.tier}, but tiers[{pin.tier}] has no node for them; "
                 "drop the pin or add a node",
                 constraints=(constraint_name(pin), f"tiers[{pin.tier}]"),
             )

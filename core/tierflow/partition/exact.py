@@ -30,6 +30,8 @@ from tierflow.tiers import TIERS
 RESOLUTION: Final = 1e-9
 """Relative distance to the lower bound up to which a partition counts as optimal."""
 
+_PICOSECOND: Final = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -69,9 +71,9 @@ def partition_of(answers: list[Answer], algorithm: Algorithm, *, resolution: flo
 
 
 def gap(latency: float, optimum: float, *, resolution: float = RESOLUTION) -> float:
-    """(latency - optimum) / optimum, 0 within the resolution; relative to a picosecond where the optimum is less."""
+    """(latency - optimum) / optimum; 0 within the resolution, and for less than a picosecond."""
     distance = latency - optimum
-    return distance / max(optimum, 1e-12) if distance > resolution * latency else 0.0
+    return distance / max(optimum, _PICOSECOND) if distance > max(resolution * latency, _PICOSECOND) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
