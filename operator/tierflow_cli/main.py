@@ -17,6 +17,7 @@ from tierflow_cli.console import print_error
 from tierflow_cli.export_command import EXPORT_EXAMPLES, export
 from tierflow_cli.plan_command import PLAN_EXAMPLES, plan
 from tierflow_cli.profile_command import PROFILE_EXAMPLES, profile
+from tierflow_cli.run_command import RUN_EXAMPLES, run
 from tierflow_cli.verify_command import VERIFY_EXAMPLES, verify
 from tierflow_cli.zoo_command import ZOO_EXAMPLES, zoo
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=PLAN_EXAMPLES)(plan)
+app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.command(epilog=ZOO_EXAMPLES)(zoo)
 app.command(epilog=PROFILE_EXAMPLES)(profile)

@@ -121,8 +121,10 @@ def remark_of(made: Planned) -> str:
     """Where the layer times are from and what the plan had to respect, in a line."""
     constraints = made.problem.constraints
     parts = [f"layer times {made.profile.source}"]
-    parts += [f"pinned up to {pin.layers_up_to}: {pin.tier}" for pin in constraints.pins]
-    parts += [f"memory of the {tier}: at most {bytes_text(size)}" for tier, size in constraints.memory.items()]
+    parts += [f"up to {pin.layers_up_to} on the {pin.tier}" for pin in constraints.pins]
+    if constraints.memory:
+        budgets = (f"{tier} {bytes_text(size)}" for tier, size in constraints.memory.items())
+        parts.append(f"memory at most: {', '.join(budgets)}")
     if constraints.backbone_bytes is not None:
         parts.append(f"into the cloud: at most {bytes_text(constraints.backbone_bytes)}")
     return " · ".join(parts)

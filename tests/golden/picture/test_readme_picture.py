@@ -9,15 +9,15 @@ from tierflow_cli.main import main
 
 ROOT = Path(__file__).parents[3]
 PICTURE = ROOT / "docs" / "resnet18.svg"
-ARGUMENTS = ["plan", "zoo://resnet18", "--pin", "maxpool=device", "--memory", "edge=16Mi", "--picture"]
 
 
 def test_the_picture_of_the_readme_is_what_the_command_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "resnet18.svg"
-    assert main([*ARGUMENTS, str(path)]) == 0
-    assert path.read_text() == PICTURE.read_text(), f"draw it again: tierflow {' '.join(ARGUMENTS)} docs/resnet18.svg"
+    assert main(["plan", str(ROOT / "samples" / "resnet18.yaml"), "--picture", str(path)]) == 0
+    again = "tierflow plan samples/resnet18.yaml --picture docs/resnet18.svg"
+    assert path.read_text() == PICTURE.read_text(), f"draw it again: {again}"
 
 
 def test_the_picture_of_the_readme_shows_three_tiers() -> None:
