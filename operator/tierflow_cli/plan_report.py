@@ -124,7 +124,7 @@ def remark_of(made: Planned) -> str:
     parts += [f"up to {pin.layers_up_to} on the {pin.tier}" for pin in constraints.pins]
     if constraints.memory:
         budgets = (f"{tier} {bytes_text(size)}" for tier, size in constraints.memory.items())
-        parts.append(f"memory at most: {', '.join(budgets)}")
+        parts.append(f"memory: {', '.join(budgets)}")
     if constraints.backbone_bytes is not None:
         parts.append(f"into the cloud: at most {bytes_text(constraints.backbone_bytes)}")
     return " · ".join(parts)
