@@ -186,6 +186,15 @@ def relative_difference(answer: Array, expected: Array) -> float:
     return float(np.max(np.abs(left - others))) / largest if largest else 1.0
 
 
+def same_bytes(answer: Array, expected: Array) -> bool:
+    """Whether two outputs are the same in shape, type and every bit."""
+    if answer.shape != expected.shape or answer.dtype != expected.dtype:
+        return False
+    if answer.dtype == np.dtype(object):
+        return bool(np.array_equal(answer, expected))
+    return answer.tobytes() == expected.tobytes()
+
+
 def _pair(number: int) -> tuple[int, int]:
     """The pair (device, edge), device <= edge, at a place in the order (0, 0), (0, 1), (1, 1), (0, 2), ..."""
     edge = int(((8 * number + 1) ** 0.5 - 1) / 2)
@@ -228,15 +237,7 @@ def _check(graph: Graph, segments: Iterable[Segment], answer: Arrays, expected: 
     return CutCheck(
         device=device,
         edge=edge,
-        bit_identical=all(_same_bytes(answer[name], expected[name]) for name in expected),
+        bit_identical=all(same_bytes(answer[name], expected[name]) for name in expected),
         largest_relative_difference=difference,
         holds=difference <= tolerance,
     )
-
-
-def _same_bytes(answer: Array, expected: Array) -> bool:
-    if answer.shape != expected.shape or answer.dtype != expected.dtype:
-        return False
-    if answer.dtype == np.dtype(object):
-        return bool(np.array_equal(answer, expected))
-    return answer.tobytes() == expected.tobytes()

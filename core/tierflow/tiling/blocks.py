@@ -22,6 +22,7 @@ class Block:
         output: The feature map that is all that later layers read of it.
         steps: The layers' rules; () where the block can't be tiled.
         refusal: Which layer stands in the way and why; "" where none does.
+        obstacle: That layer's name.
     """
 
     layers: tuple[int, ...]
@@ -29,6 +30,7 @@ class Block:
     output: str
     steps: tuple[Step, ...] = ()
     refusal: str = ""
+    obstacle: str = ""
 
     @property
     def tileable(self) -> bool:
@@ -80,7 +82,7 @@ def blocks_of(
     if not places:
         return Blocks(tuple(layers), (), ())
     blocks = tuple(
-        _block(graph, tuple(layers[start:stop]), crossings[start], crossings[stop], outputs, approximate=approximate)
+        block_of(graph, tuple(layers[start:stop]), crossings[start], crossings[stop], outputs, approximate=approximate)
         for start, stop in pairwise(places)
     )
     return Blocks(tuple(layers[: places[0]]), blocks, tuple(layers[places[-1] :]))
@@ -113,17 +115,29 @@ def _only_map(graph: Graph, alive: set[str]) -> str:
     return name if len(graph.tensors[name].shape) == _MAP_RANK else ""
 
 
-def _block(
+def block_of(
     graph: Graph, layers: tuple[int, ...], start: str, end: str, outputs: Sequence[str], *, approximate: bool
 ) -> Block:
+    """The layers between the feature maps `start` and `end`, with their rules or with what stands in the way.
+
+    Args:
+        graph: The whole graph.
+        layers: Places in the graph, ascending.
+        start: The feature map that all of them is computed from.
+        end: The feature map that they end with.
+        outputs: Tensors that are wanted elsewhere; of those that the layers make, only `end` may be.
+        approximate: Whether the last bits of a tile may differ from the whole's.
+    """
     steps = []
     for place in layers:
         layer = graph.layers[place]
         sent = [name for name in layer.outputs if name in outputs and name != end]
         if sent:
-            return Block(layers, start, end, refusal=f"layer {layer.name} makes {sent[0]}, which leaves the segment")
+            reason = f"layer {layer.name} makes {sent[0]}, which leaves the segment"
+            return Block(layers, start, end, refusal=reason, obstacle=layer.name)
         try:
             steps.append(step_of(graph, layer, approximate=approximate))
         except NotTileableError as error:
-            return Block(layers, start, end, refusal=f"layer {layer.name} ({layer.kind}): {error}")
+            reason = f"layer {layer.name} ({layer.kind}): {error}"
+            return Block(layers, start, end, refusal=reason, obstacle=layer.name)
     return Block(layers, start, end, tuple(steps))
