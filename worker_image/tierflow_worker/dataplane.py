@@ -69,6 +69,9 @@ class Inference(Protocol):
                 is draining.
         """
 
+    def note_refused(self, error: Exception, seconds: float) -> None:
+        """Counts and logs a request that a face could not read, `seconds` after it came."""
+
     def live(self) -> bool:
         """Whether the process answers at all."""
 
@@ -185,7 +188,7 @@ class DataPlane:
             async with asyncio.timeout(timeout):
                 return await self._admit(request, began, None if timeout is None else began + timeout)
         except TimeoutError as error:
-            problem = DeadlineExceededError(f"no answer within the deadline of {timeout:.3f} s")
+            problem = DeadlineExceededError(f"no answer within the deadline of {timeout or 0:.3f} s")
             raise problem from error
         except BaseException as error:
             problem = error
@@ -195,6 +198,11 @@ class DataPlane:
             # Counted once the answer is on its way, not before.
             asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - began)
 
+    def note_refused(self, error: Exception, seconds: float) -> None:
+        """Counts and logs a request that a face could not read; see `Inference`."""
+        self._metrics.observe_request(Outcome.INVALID, seconds)
+        self._log.warning("request refused", error=str(error)[:500])
+
     def _note_end(self, request: InferRequest, problem: BaseException | None, seconds: float) -> None:
         outcome = outcome_of(problem)
         self._metrics.set_in_flight(self._in_flight)
@@ -203,7 +211,7 @@ class DataPlane:
         if problem is None:
             self._log.debug("request answered", **fields)
         elif outcome is Outcome.CANCELLED:
-            self._log.info("request cancelled", **fields)
+            self._log.debug("request cancelled", **fields)
         else:
             self._log.warning("request failed", outcome=outcome, error=str(problem)[:500], **fields)
 

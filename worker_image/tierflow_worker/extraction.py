@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ from tierflow.graph import Tensor
 
 _FORMAT: Final = "2"  # count up when the files that are cut from the same model change
 _FAILED: Final = 2
+_UNFINISHED: Final = ".unfinished-"
+_LEFTOVER_SECONDS: Final = 3600.0  # far longer than cutting takes
 
 
 class _Report(msgspec.Struct):
@@ -96,9 +99,8 @@ def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir:
         IntegrityError: where the model is not the one that the descriptor means.
         TierflowError: where the model can't be opened, or not be cut there.
     """
-    from tierflow.model.extract import extract_segment
-
     from tierflow.model import open_model
+    from tierflow.model.extract import extract_segment
 
     reference = descriptor.model
     model = open_model(
@@ -111,7 +113,8 @@ def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir:
         )
     target = segment_file(descriptor, segment, cache_dir)
     target.parent.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent.parent))
+    _remove_leftovers(target.parent.parent)
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target.parent.parent))
     try:
         extract_segment(
             model,
@@ -124,6 +127,14 @@ def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what processes left behind that were killed while they cut."""
+    for leftover in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                shutil.rmtree(leftover)
 
 
 def main() -> int:

@@ -1,0 +1,139 @@
+"""The compute queue: one at a time, bounded, and cancellable before and during a run."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+
+from tierflow.errors import OverloadedError
+from tierflow_worker.queue import ComputeQueue
+
+
+def nothing() -> None:
+    return None
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(limited())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_work_runs_one_after_the_other_in_order_of_arrival() -> None:
+    async def check() -> None:
+        queue, order = ComputeQueue(10), list[int]()
+        running = 0
+
+        def work(number: int) -> int:
+            nonlocal running
+            running += 1
+            assert running == 1
+            order.append(number)
+            running -= 1
+            return number * 2
+
+        results = await asyncio.gather(*(queue.run(partial(work, n), cancel=nothing) for n in range(10)))
+        assert [result for result, _ in results] == [number * 2 for number in range(10)]
+        assert order == list(range(10))
+        queue.close()
+
+    run(check)
+
+
+def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
+    async def check() -> None:
+        gate, lengths = threading.Event(), list[int]()
+        queue = ComputeQueue(1, observe_length=lengths.append)
+        accepted = [asyncio.ensure_future(queue.run(gate.wait, cancel=nothing)) for _ in range(2)]
+        await settle()
+        with pytest.raises(OverloadedError, match="--queue") as caught:
+            await queue.run(nothing, cancel=nothing)
+        assert caught.value.retry_after_seconds > 0
+        gate.set()
+        await asyncio.gather(*accepted)
+        await queue.run(nothing, cancel=nothing)
+        assert lengths[-1] == 0
+        assert max(lengths) == 1
+        queue.close()
+
+    run(check)
+
+
+def test_cancelled_while_waiting_it_is_never_run() -> None:
+    async def check() -> None:
+        gate, ran = threading.Event(), list[str]()
+        queue = ComputeQueue(5)
+        first = asyncio.ensure_future(queue.run(gate.wait, cancel=nothing))
+        second = asyncio.ensure_future(queue.run(lambda: ran.append("second"), cancel=nothing))
+        await settle()
+        second.cancel()
+        gate.set()
+        await first
+        await queue.run(lambda: ran.append("third"), cancel=nothing)
+        assert ran == ["third"]
+        queue.close()
+
+    run(check)
+
+
+def test_cancelled_while_running_it_is_ended_before_the_next_begins() -> None:
+    async def check() -> None:
+        gate, began, events = threading.Event(), threading.Event(), list[str]()
+        queue = ComputeQueue(5)
+
+        def work() -> None:
+            began.set()
+            gate.wait(30)
+            events.append("ended")
+
+        first = asyncio.ensure_future(queue.run(work, cancel=gate.set))
+        await asyncio.to_thread(began.wait)
+        second = asyncio.ensure_future(queue.run(lambda: events.append("next"), cancel=nothing))
+        await settle()
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        await second
+        assert events == ["ended", "next"]
+        queue.close()
+
+    run(check)
+
+
+def test_what_the_work_raises_is_raised_and_the_queue_goes_on() -> None:
+    async def check() -> None:
+        queue = ComputeQueue(5)
+
+        def work() -> None:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await queue.run(work, cancel=nothing)
+        assert (await queue.run(lambda: 1, cancel=nothing))[0] == 1
+        queue.close()
+
+    run(check)
+
+
+def test_an_emulated_tier_says_and_takes_the_time_of_a_slower_machine() -> None:
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        queue, gate = ComputeQueue(5, speed=0.5), threading.Event()
+        began = loop.time()
+        loop.call_later(0.02, gate.set)
+        _, seconds = await queue.run(gate.wait, cancel=nothing)
+        assert seconds >= 0.03
+        assert loop.time() - began >= 0.03
+        queue.close()
+
+    run(check)
