@@ -130,7 +130,9 @@ async def probed(link: Link) -> LinkEstimate:
         watch = LinkWatch(Metrics(pipeline=PIPELINE, namespace="default", tier=Tier.EDGE))
         downstream = Downstream(tier=Tier.CLOUD, address=address)
         neighbour = GrpcNeighbour(downstream, pipeline=PIPELINE, max_message_bytes=_MESSAGE_BYTES)
-        prober = Prober({Tier.CLOUD: neighbour}, watch, is_idle=lambda: True, log=Log("error"))
+        prober = Prober(
+            {Tier.CLOUD: neighbour}, watch, is_idle=lambda: True, log=Log("error"), max_message_bytes=_MESSAGE_BYTES
+        )
         task = asyncio.create_task(prober.run())
         await asyncio.sleep(_PROBED_SECONDS)
         task.cancel()

@@ -1,6 +1,8 @@
 """Requests that are wrong, each refused by name over both faces; and workers that go on."""
 
+import http.client
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -176,6 +178,21 @@ def test_bytes_that_are_no_request_are_refused(chain: Served, body: bytes) -> No
     answer = send_grpc(chain.grpc, body)
     assert answer.status == "INVALID_ARGUMENT"
     assert "no valid ModelInferRequest" in answer.text
+
+
+def test_what_a_face_cannot_read_is_counted_too(chain: Served) -> None:
+    def invalid() -> int:
+        connection = http.client.HTTPConnection(chain.rest, timeout=30)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        [count] = re.findall(r'tierflow_requests_total\{outcome="invalid".*\} (\d+)', text)
+        return int(count)
+
+    before = invalid()
+    send_grpc(chain.grpc, b"\xff" * 100)
+    send_rest(chain.rest, f"/v2/models/{PIPELINE}/infer", b"{", {})
+    assert invalid() - before == 2
 
 
 def test_raw_contents_that_do_not_match_the_tensors_are_refused(chain: Served) -> None:

@@ -1,5 +1,6 @@
 """The Open Inference Protocol v2 and grpc.health.v1 on gRPC: bytes to values, one call of the data plane, and back."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
-from tierflow.errors import InvalidInputError, TierflowError, UnknownModelError
+from tierflow.errors import InvalidInputError, InvalidRequestError, TierflowError, UnknownModelError
 from tierflow.protocol import wire
 from tierflow.protocol.codec import decode_request, encode_response
 from tierflow.protocol.messages import OIP_DTYPES, TensorMetadata
@@ -99,8 +100,14 @@ class GrpcFace:
         return grpc.method_handlers_generic_handler(wire.SERVICE, methods)
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
+        began = time.perf_counter()
         try:
             request = decode_request(data)
+        except InvalidRequestError as error:
+            self._plane.note_refused(error, time.perf_counter() - began)
+            await self._abort(context, error)
+            raise  # not reached: aborting raises
+        try:
             return encode_response(await self._plane.infer(request, timeout=context.time_remaining()))
         except Exception as error:
             await self._abort(context, error)

@@ -176,6 +176,7 @@ class Prober:
         watch: What learns from the probes.
         is_idle: Whether the worker has no request under way.
         log: Bound to the worker.
+        max_message_bytes: Largest message that the neighbours take; payloads stay below.
         clock: Monotonic seconds.
     """
 
@@ -186,6 +187,7 @@ class Prober:
         *,
         is_idle: Callable[[], bool],
         log: Log,
+        max_message_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._neighbours = neighbours
@@ -193,6 +195,7 @@ class Prober:
         self._is_idle = is_idle
         self._log = log
         self._clock = clock
+        self._largest_payload = min(LARGEST_PAYLOAD, max_message_bytes // 2)
         self._began = clock()
         self._next_ping = dict.fromkeys(neighbours, 0.0)
         self._next_payload = dict.fromkeys(neighbours, 0.0)
@@ -250,13 +253,13 @@ class Prober:
             self._watch.probed(to, await self._neighbours[to].ping())
 
     async def _send_payloads(self, to: Tier) -> None:
-        size = payload_size(self._watch.estimate(to))
+        size = min(payload_size(self._watch.estimate(to)), self._largest_payload)
         while self._is_idle():
             transfer = await self._neighbours[to].send(size)
             self._watch.probed(to, transfer)
-            if size == LARGEST_PAYLOAD or transfer.wire_seconds >= _PAYLOAD_WIRE_SECONDS / 2:
+            if size == self._largest_payload or transfer.wire_seconds >= _PAYLOAD_WIRE_SECONDS / 2:
                 return
-            size = min(size * _PAYLOAD_GROWTH, LARGEST_PAYLOAD)
+            size = min(size * _PAYLOAD_GROWTH, self._largest_payload)
 
 
 def payload_size(estimate: LinkEstimate) -> int:

@@ -30,7 +30,7 @@ from tierflow.protocol import rest
 from tierflow.protocol.messages import InferRequest, Parameter
 from tierflow_worker.dataplane import Inference
 from tierflow_worker.logs import Log
-from tierflow_worker.metrics import Metrics, Outcome
+from tierflow_worker.metrics import Metrics
 
 TIMEOUT_PARAMETER: Final = "timeout"
 """Request parameter that Triton's clients send: the deadline of the request, in microseconds from its arrival."""
@@ -157,9 +157,7 @@ class RestFace:
             wanted, form = await self._read(request)
             timeout = _timeout(wanted.parameters)
         except (InvalidRequestError, _RefusedError) as error:
-            # The data plane, which counts and logs requests, never sees this one.
-            self._metrics.observe_request(Outcome.INVALID, time.perf_counter() - began)
-            self._log.warning("request refused", path=request.path, error=str(error)[:500])
+            self._inference.note_refused(error, time.perf_counter() - began)
             raise
         response = await self._inference.infer(wanted, timeout=timeout)
         answer, length = rest.write_response(response, form)

@@ -158,7 +158,9 @@ class Worker:
 
         settings, descriptor = self._settings, self._descriptor
         neighbours = neighbours_of(descriptor, max_message_bytes=settings.max_message_bytes)
-        prober = Prober(neighbours, self._links, is_idle=is_idle, log=self._log)
+        prober = Prober(
+            neighbours, self._links, is_idle=is_idle, log=self._log, max_message_bytes=settings.max_message_bytes
+        )
         calibration = Calibration(self._queue, self._metrics, is_idle=is_idle, threads=settings.threads)
         tasks = (asyncio.ensure_future(prober.run()), asyncio.ensure_future(calibration.run()))
         for task in tasks:

@@ -57,7 +57,7 @@ class SimulatedNeighbour:
 class World:
     """A prober of one link, and minutes that pass at once."""
 
-    def __init__(self, link: tuple[float, float] = WIFI) -> None:
+    def __init__(self, link: tuple[float, float] = WIFI, *, max_message_bytes: int = 64 << 20) -> None:
         self.clock, self.idle = Clock(), True
         self.neighbour = SimulatedNeighbour(self.clock, link)
         self.metrics = Metrics(pipeline="p", namespace="n", tier=Tier.EDGE)
@@ -68,6 +68,7 @@ class World:
             self.watch,
             is_idle=lambda: self.idle,
             log=Log("info", stream=self.log),
+            max_message_bytes=max_message_bytes,
             clock=self.clock,
         )
 
@@ -162,6 +163,14 @@ def test_payloads_are_bounded_whatever_the_link_is() -> None:
     assert payload_size(LinkEstimate(None, None, None)) == LARGE_BYTES
     assert payload_size(LinkEstimate(1.0, 1.0, 1.0)) == LARGE_BYTES
     assert payload_size(LinkEstimate(1e12, 1e-6, 1.0)) == LARGEST_PAYLOAD
+
+
+@pytest.mark.parametrize("most", [1024, 64 * 1024])
+def test_payloads_stay_below_the_largest_message(most: int) -> None:
+    world = World((125e6, 0.0005), max_message_bytes=most)
+    world.pass_seconds(30)
+    assert world.neighbour.payloads
+    assert max(size for _, size in world.neighbour.payloads) <= most / 2
 
 
 @pytest.mark.asyncio

@@ -38,6 +38,7 @@ class Echo:
     def __init__(self) -> None:
         self.is_ready = True
         self.problem: Exception | None = None
+        self.refused: list[str] = []
         self.timeouts: list[float | None] = []
         self.wait: Callable[[], Any] | None = None
         self.cancelled = asyncio.Event()
@@ -55,6 +56,9 @@ class Echo:
         if self.problem is not None:
             raise self.problem
         return InferResponse(request.model, request.tensors, request.id)
+
+    def note_refused(self, error: Exception, seconds: float) -> None:
+        self.refused.append(str(error))
 
     def live(self) -> bool:
         return True
@@ -298,15 +302,15 @@ async def test_binary_tensors_go_both_ways() -> None:
 
 
 @pytest.mark.asyncio
-async def test_requests_that_never_reach_the_data_plane_are_counted_as_invalid() -> None:
+async def test_requests_that_never_reach_the_data_plane_are_told_to_it() -> None:
     async with running() as face:
         await face.post(b"{")
         await face.post(b" " * (MOST_BYTES + 1))
         await face.post(request(), path="/v2/models/other/infer")
-        async with face.session.get(f"http://127.0.0.1:{face.port}/metrics") as response:
-            text = await response.text()
-    assert 'tierflow_requests_total{outcome="invalid",pipeline="m",pipeline_namespace="n",tier="device"} 3.0' in text
-    assert response.headers["Server"] == "tierflow"
+        unread, large, unknown = face.plane.refused
+    assert "no valid JSON" in unread
+    assert str(MOST_BYTES) in large
+    assert "'other'" in unknown
 
 
 @pytest.mark.asyncio
@@ -315,6 +319,7 @@ async def test_metrics_are_shown_to_prometheus() -> None:
         text = await response.text()
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert "tierflow_build_info" in text
+    assert response.headers["Server"] == "tierflow"
 
 
 @pytest.mark.asyncio
