@@ -6,7 +6,7 @@ layers between two bottlenecks, the upper one included. All blocks are cut at on
 whose paths are short, and then the best block of each boundary is looked up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,15 +23,12 @@ class Blocks:
     Attributes:
         first: Shape [blocks]: the place of each block's first layer.
         bottleneck: Shape [layers]: whether a layer is one; the last layer of every block, but perhaps of the last one.
-        of_tensor: Shape [tensors + 1]: the block in which a tensor is read, 0 where none reads it; one more for
-            the tensor that stands for a boundary's fixed cost, read in the last block.
-        unread: Places of the layers whose outputs none reads, in a last block that no bottleneck ends.
+        of_tensor: Shape [tensors]: the block in which a tensor is read, 0 where none reads it.
     """
 
     first: Places
     bottleneck: Mask
     of_tensor: Places
-    unread: Places
 
     def containing(self, place: int) -> int:
         """The block of a layer."""
@@ -49,64 +46,75 @@ def blocks_of(graph: Graph) -> Blocks:
     spans = np.cumsum(begins - np.bincount(last_reader, minlength=layers + 1))[:layers]
     is_unread = np.ones(layers, dtype=np.bool_)
     is_unread[producer[producer >= 0]] = False
-    unread = np.flatnonzero(is_unread)
     bottleneck = spans == 0
-    bottleneck[unread[0] + 1 :] = False
+    bottleneck[int(np.flatnonzero(is_unread)[0]) + 1 :] = False
     ends = np.flatnonzero(bottleneck)
     first = np.concatenate([[0], ends[ends < layers - 1] + 1])
-    of_tensor = np.zeros(len(arrays.producer) + 1, dtype=np.intp)
+    of_tensor = np.zeros(len(arrays.producer), dtype=np.intp)
     of_tensor[read] = np.searchsorted(first, last_reader, side="right") - 1
-    of_tensor[-1] = len(first) - 1
-    return Blocks(first, bottleneck, of_tensor, unread[~bottleneck[unread]])
+    return Blocks(first, bottleneck, of_tensor)
 
 
-def boundary_of(graph: Graph, blocks: Blocks, cost: CrossingCost, difference: Array, pinned: Pinned) -> Crossings:
-    """One boundary, every block crossing it on its own: bottlenecks are born below, and above for what they read.
+def boundary_of(graph: Graph, cost: CrossingCost, difference: Array, pinned: Pinned) -> Crossings:
+    """One boundary of a graph; the tensor after the graph's own stands for its fixed cost.
 
     Args:
         graph: Of at least one layer.
-        blocks: Its blocks.
         cost: Of crossing the boundary.
         difference: Shape [layers]: what a layer costs more above, without its results.
         pinned: What must be below, and what above.
     """
-    arrays = graph.incidence
+    arrays, layers = graph.incidence, len(graph.layers)
     returns = np.flatnonzero(arrays.output_producer >= 0)
-    results = np.bincount(arrays.output_producer[returns], weights=cost.result[returns], minlength=len(graph.layers))
-    born_below = (arrays.producer < 0) | blocks.bottleneck[arrays.producer]
-    tensors = len(arrays.producer)
+    results = np.bincount(arrays.output_producer[returns], weights=cost.result[returns], minlength=layers)
+    reads = np.diff(arrays.offset)
+    is_unread = np.ones(layers, dtype=np.bool_)
+    made = arrays.producer[reads > 0]
+    is_unread[made[made >= 0]] = False
+    unread = np.flatnonzero(is_unread)
     return Crossings(
-        producer=np.append(np.where(born_below, -1, arrays.producer), -1),
-        reader=np.concatenate([arrays.reader, blocks.unread]),
-        tensor_of_read=np.repeat(np.arange(tensors + 1), np.append(np.diff(arrays.offset), len(blocks.unread))),
+        producer=np.append(arrays.producer, -1),
+        reader=np.concatenate([arrays.reader, unread]),
+        tensor_of_read=np.repeat(np.arange(len(reads) + 1), np.append(reads, len(unread))),
         difference=difference + results,
         tensor=np.append(cost.tensor, cost.fixed),
         is_below=pinned.below,
-        is_above=pinned.above | (blocks.bottleneck & ~pinned.below),
+        is_above=pinned.above,
     )
 
 
-def block_costs(boundary: Crossings, blocks: Blocks, above: Mask, pinned: Pinned) -> Array:
+def by_block(boundary: Crossings, blocks: Blocks) -> Crossings:
+    """The boundary as every block crosses it on its own.
+
+    What a bottleneck makes is born below for the block that reads it, and the bottleneck is above for its own block.
+    """
+    is_born_below = blocks.bottleneck[boundary.producer] & (boundary.producer >= 0)
+    return replace(
+        boundary,
+        producer=np.where(is_born_below, -1, boundary.producer),
+        is_above=boundary.is_above | (blocks.bottleneck & ~boundary.is_below),
+    )
+
+
+def block_costs(boundary: Crossings, blocks: Blocks, above: Mask) -> Array:
     """What it costs to cross a boundary in each block, as `above` crosses it there.
 
     Args:
-        boundary: As `boundary_of` makes it.
+        boundary: Of the whole graph, as `boundary_of` makes it.
         blocks: Of the same graph.
         above: Shape [layers]: each block's own choice.
-        pinned: What must be below, and what above.
 
     Returns:
         Shape [blocks + 1]: more than with all below; infinite where a block is not open; the last: not to cross.
     """
-    count, layers = len(blocks.first), len(above)
-    paid = np.where(boundary.crossing(above), boundary.tensor, 0.0)
+    count = len(blocks.first)
+    paid = np.where(by_block(boundary, blocks).crossing(above), boundary.tensor, 0.0)[:-1]
     inside = np.add.reduceat(np.where(above, boundary.difference, 0.0), blocks.first)
     inside += np.bincount(blocks.of_tensor, weights=paid, minlength=count)
-    closed = count if blocks.bottleneck[layers - 1] else count - 1
-    inside[:closed] += boundary.tensor[-1]
+    inside += np.where(np.logical_or.reduceat(above, blocks.first), boundary.tensor[-1], 0.0)
     whole = np.add.reduceat(boundary.difference, blocks.first)
     costs = np.append(inside + np.append(np.cumsum(whole[:0:-1])[::-1], 0.0), 0.0)
-    below, up = np.flatnonzero(pinned.below), np.flatnonzero(pinned.above)
+    below, up = np.flatnonzero(boundary.is_below), np.flatnonzero(boundary.is_above)
     if len(below):
         costs[: blocks.containing(below[-1]) + int(blocks.bottleneck[below[-1]])] = np.inf
     if len(up):

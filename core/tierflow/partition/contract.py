@@ -1,7 +1,7 @@
-"""Layers that no optimum separates, merged before the cut: the exact problem becomes smaller, not another.
+"""The same problem with fewer layers: those whose side is given are left out, those that no optimum separates merged.
 
-Two rules, both strict, so that all merges hold at once and ties stay as they are. Where a layer p is below the boundary
-and its reader c is above,
+Two rules merge, both strict, so that all merges hold at once and ties stay as they are. Where a layer p is below the
+boundary and its reader c is above,
 
 - raising p costs at most its inputs and its own time and saves its outputs, if c alone reads them;
 - lowering c costs at most its outputs and saves its own time and those inputs that it alone reads, if all that it
@@ -16,6 +16,36 @@ from scipy.sparse.csgraph import connected_components
 
 from tierflow.graph import Places
 from tierflow.partition.crossings import Crossings
+
+
+def without_given(crossings: Crossings) -> tuple[Crossings, Places]:
+    """Leaves out what must be below, and puts all that must be above into one layer.
+
+    Returns:
+        The smaller problem, whose layer 0 is above, and, shape [layers], the layer of it that each layer has become
+        part of, -1 where it is below. Tensors that cross, or never cross, in any case are left out.
+    """
+    is_free = ~(crossings.is_below | crossings.is_above)
+    label = np.where(is_free, np.cumsum(is_free), np.where(crossings.is_above, 0, -1))
+    producer = np.where(crossings.producer < 0, -1, label[crossings.producer])
+    reader = label[crossings.reader]
+    is_paid = np.zeros(len(producer), dtype=np.bool_)
+    is_paid[crossings.tensor_of_read[reader == 0]] = True
+    matters = (producer != 0) & ~(is_paid & (producer < 0))
+    kept = (reader >= 0) & matters[crossings.tensor_of_read]
+    is_left = np.zeros(len(producer), dtype=np.bool_)
+    is_left[crossings.tensor_of_read[kept]] = True
+    count = int(is_free.sum()) + 1
+    small = Crossings(
+        producer=producer[is_left],
+        reader=reader[kept],
+        tensor_of_read=(np.cumsum(is_left) - 1)[crossings.tensor_of_read[kept]],
+        difference=np.append(0.0, crossings.difference[is_free]),
+        tensor=crossings.tensor[is_left],
+        is_below=np.zeros(count, dtype=np.bool_),
+        is_above=np.arange(count) == 0,
+    )
+    return small, label
 
 
 def contracted(crossings: Crossings) -> tuple[Crossings, Places]:

@@ -88,12 +88,13 @@ def cheapest(crossings: Crossings, *, tolerance: float, coupled: Places | None =
     # Two choices that are always open: as many above as may be, and as few. What must be below has only such origins.
     known = min(crossings.cost(~crossings.is_below), crossings.cost(crossings.is_above))
     base = float(np.minimum(crossings.difference, 0.0).sum())
-    network = _network(crossings, coupled)
+    network = flow_network(crossings, coupled)
     cut = minimum_cut(network, at_most=(known - base) * (1 + 1e-9), tolerance=tolerance)
     return cut.source_side[_FIRST : _FIRST + len(crossings.difference)], cut.capacity - cut.lower_bound
 
 
-def _network(crossings: Crossings, coupled: Places | None) -> FlowNetwork:
+def flow_network(crossings: Crossings, coupled: Places | None = None) -> FlowNetwork:
+    """The network whose cuts are the choices; what is above is on the source's side. See `cheapest`."""
     layers = len(crossings.difference)
     reads = np.bincount(crossings.tensor_of_read, minlength=len(crossings.producer))
     single, shared = np.flatnonzero(reads == 1), np.flatnonzero(reads > 1)

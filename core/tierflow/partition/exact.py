@@ -12,18 +12,21 @@ routes the relayed one. The true latency of what was found is evaluated in float
 lower bound (`tierflow.partition.flow`) is the gap that is reported: 0 where it is below `RESOLUTION`.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from tierflow.partition.allowed import Allowed, Pinned, allowed
-from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of
-from tierflow.partition.contract import contracted
+from tierflow.partition.allowed import Allowed, allowed
+from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of, by_block
+from tierflow.partition.contract import contracted, without_given
 from tierflow.partition.crossings import Crossings, Mask, cheapest, united
 from tierflow.partition.latency import Ranks, check_costs, crossing_cost, evaluate_ranks, tiers_of
 from tierflow.partition.problem import Algorithm, Array, Latency, Partition, Problem
+from tierflow.partition.settle import flow_of, order_costs, settled
 from tierflow.segment import Route
 from tierflow.tiers import TIERS
 
@@ -77,68 +80,115 @@ def gap(latency: float, optimum: float, *, resolution: float = RESOLUTION) -> fl
 
 
 @dataclass(frozen=True, slots=True)
-class _Boundary:
-    """A boundary of a route: the rank above it, its crossings, what is pinned, and what each block would choose."""
+class _Way:
+    """A route, the ranks of its tiers, and the boundaries between them."""
 
-    rank: int
-    crossings: Crossings
-    pinned: Pinned
+    route: Route
+    ranks: tuple[int, ...]
+    boundaries: tuple[Crossings, ...]
 
 
 def _cut(problem: Problem, limits: Allowed) -> list[Answer]:
-    """The best answer of each route."""
+    """The best answer of each route that can have the best of all."""
     blocks = blocks_of(problem.graph)
-    routes = [
-        (route, [_boundary(problem, limits, blocks, below, rank) for below, rank in pairwise(ranks)])
-        for route, ranks in limits.routes
-    ]
-    boundaries = [boundary for _, own in routes for boundary in own]
+    ways, known = _settled(problem, blocks, [_way(problem, limits, route, ranks) for route, ranks in limits.routes])
+    boundaries = [by_block(boundary, blocks) for way in ways for boundary in way.boundaries]
     # Half of the resolution, relative to what no partition can be below.
     tolerance = RESOLUTION / 2 * float(problem.costs.layer.min(axis=0).sum())
-    small, label = contracted(united([boundary.crossings for boundary in boundaries]))
-    chosen, distance = cheapest(small, tolerance=tolerance)
-    choices = iter(chosen[label].reshape(len(boundaries), -1))
+    choices: Iterator[Mask] = iter(())
+    distance = 0.0
+    if boundaries:
+        chosen, distance = _cheapest(united(boundaries), tolerance)
+        choices = iter(chosen.reshape(len(boundaries), -1))
     answers = []
-    for route, own in routes:
+    for way in ways:
         ranks, further = limits.lowest, 0.0
-        if own:
-            ranks, further = _best_blocks(own, blocks, [next(choices) for _ in own], tolerance)
-        latency = evaluate_ranks(problem.graph, problem.costs, ranks, route)
-        answers.append(Answer(route, ranks, latency, max(latency.total - max(distance, further), 0.0)))
+        if way.boundaries:
+            ranks, further = _best_blocks(way, blocks, [next(choices) for _ in way.boundaries], tolerance)
+        latency = evaluate_ranks(problem.graph, problem.costs, ranks, way.route)
+        bound = min(latency.total - max(distance, further), known)
+        answers.append(Answer(way.route, ranks, latency, max(bound, 0.0)))
     return answers
 
 
-def _boundary(problem: Problem, limits: Allowed, blocks: Blocks, below: int, rank: int) -> _Boundary:
-    cost = crossing_cost(problem.costs, TIERS[below], TIERS[rank])
-    pinned = limits.pinned(rank)
-    difference = problem.costs.layer[rank] - problem.costs.layer[below]
-    return _Boundary(rank, boundary_of(problem.graph, blocks, cost, difference, pinned), pinned)
+def _way(problem: Problem, limits: Allowed, route: Route, ranks: tuple[int, ...]) -> _Way:
+    layer = problem.costs.layer
+    boundaries = [
+        boundary_of(
+            problem.graph,
+            crossing_cost(problem.costs, TIERS[below], TIERS[above]),
+            layer[above] - layer[below],
+            limits.pinned(above),
+        )
+        for below, above in pairwise(ranks)
+    ]
+    return _Way(route, ranks, tuple(boundaries))
 
 
-def _best_blocks(
-    boundaries: list[_Boundary], blocks: Blocks, choices: list[Mask], tolerance: float
-) -> tuple[Ranks, float]:
+def _settled(problem: Problem, blocks: Blocks, ways: list[_Way]) -> tuple[list[_Way], float]:
+    """The routes that can be the best, with all layers pinned whose side a known latency settles; that latency."""
+    known = min(_best_of_order(problem, way) for way in ways)
+    flow = flow_of(problem.graph, blocks)
+    lowest = float(problem.costs.layer[0].sum())
+    left = []
+    for way in ways:
+        # What no partition of this route is below, and how much above it one may be that is worth looking at.
+        base = lowest + sum(float(np.minimum(boundary.difference, 0.0).sum()) for boundary in way.boundaries)
+        if known < base - RESOLUTION * abs(base):
+            continue
+        pinned = [settled(boundary, flow, max(known - base, 0.0)) for boundary in way.boundaries]
+        if len(pinned) == 2:
+            lower, upper = pinned
+            pinned = [
+                replace(lower, is_above=lower.is_above | upper.is_above),
+                replace(upper, is_below=upper.is_below | lower.is_below),
+            ]
+        if not any((boundary.is_below & boundary.is_above).any() for boundary in pinned):
+            left.append(replace(way, boundaries=tuple(pinned)))
+    return left, known
+
+
+def _best_of_order(problem: Problem, way: _Way) -> float:
+    """The latency of the best cut of the layers' order; infinite where none respects the pins."""
+    costs = [order_costs(problem.graph, boundary) for boundary in way.boundaries]
+    if not costs:
+        return math.inf
+    places = [_last_least(costs[0])] if len(costs) == 1 else list(_ordered(*costs))
+    if not np.isfinite(sum(cost[place] for cost, place in zip(costs, places, strict=True))):
+        return math.inf
+    ranks = np.full(len(problem.graph.layers), way.ranks[0], dtype=np.int8)
+    for place, rank in zip(places, way.ranks[1:], strict=True):
+        ranks[place:] = rank
+    return evaluate_ranks(problem.graph, problem.costs, ranks, way.route).total
+
+
+def _cheapest(crossings: Crossings, tolerance: float) -> tuple[Mask, float]:
+    """As `tierflow.partition.crossings.cheapest`, of the problem made smaller."""
+    free, place = without_given(crossings)
+    small, label = contracted(free)
+    chosen, distance = cheapest(small, tolerance=tolerance)
+    return np.append(chosen[label], False)[place], distance
+
+
+def _best_blocks(way: _Way, blocks: Blocks, choices: list[Mask], tolerance: float) -> tuple[Ranks, float]:
     """The ranks of the best way through a route's boundaries, and its distance to the optimum beside the choices'."""
-    costs = [_costs(boundary, blocks, own) for boundary, own in zip(boundaries, choices, strict=True)]
-    if len(boundaries) < 2:
-        places = [_last_least(cost) for cost in costs]
-        return _ranks(boundaries, blocks, choices, places), 0.0
+    costs = [block_costs(boundary, blocks, own) for boundary, own in zip(way.boundaries, choices, strict=True)]
+    if len(costs) < 2:
+        return _ranks(way, blocks, choices, [_last_least(costs[0])]), 0.0
     lower, upper = _ordered(*costs)
     distance = 0.0
     if lower == upper and _overlaps(blocks, choices, lower):
-        coupled, distance = _coupled(boundaries, tolerance)
-        together = _costs(boundaries[0], blocks, coupled[0]) + _costs(boundaries[1], blocks, coupled[1])
+        coupled, distance = _coupled(way, blocks, tolerance)
+        together = block_costs(way.boundaries[0], blocks, coupled[0]) + block_costs(
+            way.boundaries[1], blocks, coupled[1]
+        )
         apart_lower, apart_upper = _ordered(*costs, apart=True)
         block = _last_least(together)
         if together[block] < costs[0][apart_lower] + costs[1][apart_upper]:
             choices, lower, upper = coupled, block, block
         else:
             lower, upper = apart_lower, apart_upper
-    return _ranks(boundaries, blocks, choices, [lower, upper]), distance
-
-
-def _costs(boundary: _Boundary, blocks: Blocks, choice: Mask) -> Array:
-    return block_costs(boundary.crossings, blocks, choice, boundary.pinned)
+    return _ranks(way, blocks, choices, [lower, upper]), distance
 
 
 def _last_least(costs: Array) -> int:
@@ -167,25 +217,24 @@ def _overlaps(blocks: Blocks, choices: list[Mask], block: int) -> bool:
     return bool((choices[1][inside] & ~choices[0][inside]).any())
 
 
-def _coupled(boundaries: list[_Boundary], tolerance: float) -> tuple[list[Mask], float]:
+def _coupled(way: _Way, blocks: Blocks, tolerance: float) -> tuple[list[Mask], float]:
     """The choices of all blocks in which both boundaries are crossed."""
-    layers = len(boundaries[0].crossings.difference)
-    places = np.arange(layers)
+    places = np.arange(len(blocks.bottleneck))
     chosen, distance = cheapest(
-        united([boundary.crossings for boundary in boundaries]),
+        united([by_block(boundary, blocks) for boundary in way.boundaries]),
         tolerance=tolerance,
-        coupled=np.stack([places + layers, places]),
+        coupled=np.stack([places + len(places), places]),
     )
-    return list(chosen.reshape(2, layers)), distance
+    return list(chosen.reshape(2, -1)), distance
 
 
-def _ranks(boundaries: list[_Boundary], blocks: Blocks, choices: list[Mask], places: list[int]) -> Ranks:
+def _ranks(way: _Way, blocks: Blocks, choices: list[Mask], places: list[int]) -> Ranks:
     """The ranks of the layers where each boundary is crossed in its block and all after that is above."""
-    layers = len(choices[0])
-    ranks = np.zeros(layers, dtype=np.int8)
+    layers = len(blocks.bottleneck)
+    ranks = np.full(layers, way.ranks[0], dtype=np.int8)
     starts = np.append(blocks.first, [layers, layers])
-    for boundary, choice, block in zip(boundaries, choices, places, strict=True):
+    for rank, choice, block in zip(way.ranks[1:], choices, places, strict=True):
         begin, end = int(starts[block]), int(starts[block + 1])
-        ranks[begin:end][choice[begin:end]] = boundary.rank
-        ranks[end:] = boundary.rank
+        ranks[begin:end][choice[begin:end]] = rank
+        ranks[end:] = rank
     return ranks

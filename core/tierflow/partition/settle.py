@@ -1,0 +1,118 @@
+"""Layers whose side is known before any cut, since a known partition is faster than all that put them elsewhere.
+
+The best cut of the layers' order, found by looking at all of them, bounds the optimum from above. A layer below a
+boundary keeps all that it depends on below, so that each of these forgoes what it would gain above: where this alone
+exceeds the bound, the layer is above. The other side alike, with what depends on a layer.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tierflow.graph import Graph
+from tierflow.partition.blocks import Blocks
+from tierflow.partition.crossings import Crossings
+from tierflow.partition.problem import Array
+
+_LONG_BLOCK = 40
+"""Layers per block on average from which on the layers within blocks are worth a loop."""
+
+
+def order_costs(graph: Graph, boundary: Crossings) -> Array:
+    """What it costs to cross a boundary at each place of the layers' order.
+
+    Args:
+        graph: Of at least one layer.
+        boundary: Of the whole graph; its last tensor stands for the fixed cost.
+
+    Returns:
+        Shape [layers + 1]: more than with all below, where as many of the first layers are below; infinite where
+        that leaves a pinned layer on the wrong side.
+    """
+    arrays, layers = graph.incidence, len(graph.layers)
+    read = np.flatnonzero(np.diff(arrays.offset))
+    last_reader = arrays.reader[arrays.offset[1:][read] - 1]
+    paid = boundary.tensor[:-1][read]
+    begins = np.bincount(arrays.producer[read] + 1, weights=paid, minlength=layers + 1)
+    crossing = np.cumsum(begins) - np.append(0.0, np.cumsum(np.bincount(last_reader, weights=paid, minlength=layers)))
+    costs: Array = crossing + np.append(np.cumsum(boundary.difference[::-1])[::-1], 0.0)
+    costs[:-1] += boundary.tensor[-1]
+    below, above = np.flatnonzero(boundary.is_below), np.flatnonzero(boundary.is_above)
+    if len(below):
+        costs[: below[-1] + 1] = np.inf
+    if len(above):
+        costs[above[0] + 1 :] = np.inf
+    return costs
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What bounds the layers before and after each one.
+
+    Attributes:
+        blocks: The graph's.
+        origins: For each layer the layers that it reads from; () where blocks are short.
+    """
+
+    blocks: Blocks
+    origins: tuple[tuple[int, ...], ...]
+
+
+def flow_of(graph: Graph, blocks: Blocks) -> Flow:
+    """The flow of a graph, within its blocks too where these are long."""
+    if len(graph.layers) < _LONG_BLOCK * len(blocks.first):
+        return Flow(blocks, ())
+    producer = graph.producer
+    return Flow(
+        blocks,
+        tuple([tuple([producer[name] for name in layer.inputs if name in producer]) for layer in graph.layers]),
+    )
+
+
+def settled(boundary: Crossings, flow: Flow, at_most: float) -> Crossings:
+    """The boundary with those layers pinned whose side is known.
+
+    Args:
+        boundary: What is asked.
+        flow: Of the same graph.
+        at_most: What the cheapest choice costs at most, more than the sum of all that can be gained above.
+    """
+    limit = at_most * (1 + 1e-9) + 1e-300
+    gains, losses = np.maximum(-boundary.difference, 0.0), np.maximum(boundary.difference, 0.0)
+    above, below = boundary.is_above, boundary.is_below
+    if gains.sum() > limit:
+        above = above | (_forgone(gains, flow, upwards=True) > limit)
+    if losses.sum() > limit:
+        below = below | (_forgone(losses, flow, upwards=False) > limit)
+    return replace(boundary, is_above=above, is_below=below)
+
+
+def _forgone(values: Array, flow: Flow, *, upwards: bool) -> Array:
+    """For each layer at least the sum of the values of all that must be on its side; grows along the flow's way."""
+    ends = np.flatnonzero(flow.blocks.bottleneck)
+    layers = len(values)
+    if upwards:
+        sums = np.cumsum(values)
+        before = np.searchsorted(ends, np.arange(layers), side="right") - 1
+        found = np.where(before >= 0, sums[ends[before]] if len(ends) else 0.0, 0.0)
+    else:
+        sums = np.cumsum(values[::-1])[::-1]
+        after = np.searchsorted(ends, np.arange(layers), side="left")
+        found = np.where(after < len(ends), sums[np.append(ends, 0)[after]], 0.0)
+    return _along(values, found, flow, upwards=upwards) if flow.origins else found
+
+
+def _along(values: Array, least: Array, flow: Flow, *, upwards: bool) -> Array:
+    """The same, along the heaviest path within blocks as well."""
+    own, found = values.tolist(), least.tolist()
+    if upwards:
+        for place, origins in enumerate(flow.origins):
+            if not flow.blocks.bottleneck[place]:
+                found[place] = max(found[place], max([found[p] for p in origins], default=0.0) + own[place])
+    else:
+        for place in range(len(own) - 1, -1, -1):
+            if not flow.blocks.bottleneck[place]:
+                found[place] += own[place]
+            for origin in flow.origins[place]:
+                found[origin] = max(found[origin], found[place])
+    return np.array(found)
