@@ -27,8 +27,8 @@ from tierflow_worker.runtime import Array, Session, create_session
 
 DNNS: Final = ("alexnet", "vgg16", "resnet18", "darknet53", "inceptionv4")
 _CUTS: Final = 10
-_SECONDS_PER_CUT: Final = 2.0
-_FEWEST_ROUNDS: Final = 6
+_SECONDS_PER_CUT: Final = 2.5
+_FEWEST_ROUNDS: Final = 10
 _MOST_ROUNDS: Final = 40
 
 

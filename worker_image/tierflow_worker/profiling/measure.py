@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 """Is told what is being done, and which part of the whole is done, from 0 to 1."""
 
 _SECONDS: Final = 2.0
-_FEWEST_ROUNDS: Final = 6
+_FEWEST_ROUNDS: Final = 8
 _MOST_ROUNDS: Final = 40
 _SMALLEST_SCALE: Final = 0.8
 
