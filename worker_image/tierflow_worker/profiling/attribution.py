@@ -83,10 +83,6 @@ def attribute(graph: Graph, kernels: Sequence[Kernel]) -> Attribution:
         if needing is not None:
             reorders[needing] = reorders.get(needing, 0.0) + kernel.seconds
     native, blocked = _native(graph, found, groups)
-    read_as_they_are: dict[int, set[str]] = {}
-    for kernel, target in found:
-        for place in groups[target]:
-            read_as_they_are.setdefault(place, set()).update(kernel.inputs)
     return Attribution(
         layers=layers,
         reorders=reorders,
@@ -94,10 +90,7 @@ def attribute(graph: Graph, kernels: Sequence[Kernel]) -> Attribution:
         leaves=leaves,
         native=native,
         blocked=blocked,
-        native_reads={
-            place: native.intersection(layer.inputs) - read_as_they_are.get(place, set())
-            for place, layer in enumerate(graph.layers)
-        },
+        native_reads=_native_reads(graph, found, groups, native),
         any_layout=frozenset(
             anchors[target]
             for kernel, target in found
@@ -200,3 +193,17 @@ def _native(
             blocked |= members
             blocked_values.update(kernel.outputs)
     return frozenset(native - ordinary), frozenset(blocked - ordinary)
+
+
+def _native_reads(
+    graph: Graph, found: Iterable[tuple[Kernel, str]], groups: dict[str, tuple[int, ...]], native: frozenset[str]
+) -> dict[int, frozenset[str]]:
+    """By place, what a layer reads as native; a kernel may read a native tensor after a change of layout as well."""
+    read_as_they_are: dict[int, set[str]] = {}
+    for kernel, target in found:
+        for place in groups[target]:
+            read_as_they_are.setdefault(place, set()).update(kernel.inputs)
+    return {
+        place: native.intersection(layer.inputs) - read_as_they_are.get(place, set())
+        for place, layer in enumerate(graph.layers)
+    }
