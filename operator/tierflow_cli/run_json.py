@@ -97,6 +97,7 @@ def _replanning(replanning: Replanning) -> dict[str, Any]:
         "sent": replanning.answers.sent,
         "lost": len(replanning.answers.lost),
         "wrong": len(replanning.answers.wrong),
+        "resent": replanning.answers.resent,
         "workers": [
             {
                 "tier": tier.value,

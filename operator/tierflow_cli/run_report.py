@@ -142,7 +142,8 @@ class RunReport:
         answers = replanning.answers
         self._say(
             f"  meanwhile {plural(answers.sent, 'request')}: {answers.sent - len(answers.lost)} answered, "
-            f"{len(answers.lost)} lost, {len(answers.wrong)} wrong\n"
+            f"{len(answers.lost)} lost, {len(answers.wrong)} wrong; {answers.resent} sent again by the client when a "
+            "worker left\n"
         )
 
     def concluded(self, results: Results, failures: Sequence[str]) -> None:

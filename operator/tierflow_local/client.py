@@ -1,6 +1,7 @@
 """A client of a pipeline, as any other is: the Open Inference Protocol v2 over gRPC, one request after the other.
 
-It never sends a request twice: what it counts as lost would be lost to every client.
+As usual with gRPC it sends a request again when the server goes away before it answered, which a worker that is being
+replaced does to those that cross its farewell on the wire. How often that happened is counted.
 """
 
 import time
@@ -22,6 +23,10 @@ from tierflow_worker.tensors import from_array, to_array
 from tierflow_worker.verification import relative_difference
 
 _LARGEST_MESSAGE: Final = 2**31 - 1
+_ATTEMPTS: Final = 5
+_PAUSE_SECONDS: Final = 0.02
+_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""What gRPC says of a request whose connection the server has left."""
 
 Array = NDArray[Any]
 
@@ -36,12 +41,14 @@ class Answer:
         difference: Largest difference to the expected answer, relative to the largest expected value; 0 where all bytes
             are equal.
         error: Why there was no answer; "" where there was one.
+        resent: How often it was sent again.
     """
 
     at: float
     seconds: float
     difference: float = 0.0
     error: str = ""
+    resent: int = 0
 
 
 class PipelineClient:
@@ -92,13 +99,18 @@ class PipelineClient:
     def ask(self) -> Answer:
         """Sends the request, and says what became of it."""
         began = time.perf_counter()
-        try:
-            data: bytes = self._call(self._request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            reason = f"{error.code().name}: {error.details()}"
-            return Answer(began, time.perf_counter() - began, error=reason)
-        seconds = time.perf_counter() - began
-        return Answer(began, seconds, difference=self._difference(data))
+        for resent in range(_ATTEMPTS):
+            try:
+                data: bytes = self._call(self._request, timeout=self._timeout)
+            except grpc.RpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+                if error.code() not in _GONE:
+                    break
+                time.sleep(_PAUSE_SECONDS * 2**resent)
+            else:
+                seconds = time.perf_counter() - began
+                return Answer(began, seconds, difference=self._difference(data), resent=resent)
+        return Answer(began, time.perf_counter() - began, error=reason, resent=resent)
 
     def _difference(self, data: bytes) -> float:
         answered = {

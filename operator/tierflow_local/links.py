@@ -6,7 +6,6 @@ looked at.
 """
 
 import asyncio
-import contextlib
 import errno
 import selectors
 import socket
@@ -217,9 +216,11 @@ class Proxies:
     def _run(self) -> None:
         try:
             self._loop.run_forever()
-            for task in self._tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            self._loop.run_until_complete(self._end())
         finally:
             self._loop.close()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

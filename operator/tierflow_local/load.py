@@ -37,6 +37,11 @@ class Answers:
         return tuple(answer for answer in self.all if not answer.error and not answer.difference <= TOLERANCE)
 
     @property
+    def resent(self) -> int:
+        """How often requests were sent again because a worker left."""
+        return sum(answer.resent for answer in self.all)
+
+    @property
     def largest_difference(self) -> float:
         """Relative, over all answers; 0 where each is the same bit for bit."""
         return max((answer.difference for answer in self.all if not answer.error), default=math.nan)

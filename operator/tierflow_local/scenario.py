@@ -25,7 +25,7 @@ from tierflow_local.reconcile import LocalPipeline
 from tierflow_local.scrape import Measurements, scrape
 from tierflow_local.worsening import Worsening
 from tierflow_operator.decide import Decision, Move
-from tierflow_operator.diff import tier_of
+from tierflow_operator.diff import Change, tier_of
 from tierflow_operator.manual import broken_constraints, plan_for
 from tierflow_operator.observation import LINKS, Observation, TierLink
 
@@ -34,7 +34,7 @@ _ALONE_SECONDS: Final = 4.0
 """A tier that is much slower than the plan is asked less often."""
 _PROBE_SECONDS: Final = 5.0
 _DECIDE_SECONDS: Final = 30.0
-_NOTICED: Final = 1.5
+_NOTICED: Final = 1.25
 """A link whose measured bandwidth is within this factor of the true one has been noticed to have changed."""
 _TICK_SECONDS: Final = 0.2
 _AFTER_REQUESTS: Final = 5
@@ -277,25 +277,33 @@ class Scenario:
         self._until(lambda: all(link in self._scrape().links for link in used), _PROBE_SECONDS)
 
     def _decide_on(self, link: TierLink, shape: Link) -> tuple[Decision, bool]:
-        """Decides again and again, until the plan moves, or holds although the change was noticed."""
-        deadline = time.perf_counter() + _DECIDE_SECONDS
-        noticed_at = float("inf")
+        """Waits until the workers have measured the change, then decides until the plan moves or holds for good.
+
+        Returns:
+            The last decision, and whether the change was noticed.
+        """
+        noticed = self._until(lambda: self._has_noticed(link, shape), _DECIDE_SECONDS)
+        deadline = time.perf_counter() + _PROBE_SECONDS
         while True:
             decision = self._local.decide()
-            now = time.perf_counter()
-            seen = self._local.observe().links[link].link.bytes_per_second
-            if noticed_at > now and 1 / _NOTICED < seen / shape.bytes_per_second < _NOTICED:
-                noticed_at = now
-            waits = not isinstance(decision, Move) and decision.again_after is not None
-            settled = now - noticed_at > _PROBE_SECONDS and not waits
-            if isinstance(decision, Move) or settled or now > deadline:
-                return decision, noticed_at <= now
+            if isinstance(decision, Move) or not noticed:
+                return decision, noticed
+            if decision.again_after is None and time.perf_counter() > deadline:
+                return decision, noticed
             time.sleep(_TICK_SECONDS)
 
-    def _until(self, holds: Callable[[], bool], seconds: float) -> None:
+    def _has_noticed(self, link: TierLink, shape: Link) -> bool:
+        seen = self._local.observe().links[link].link
+        return 1 / _NOTICED < seen.bytes_per_second / shape.bytes_per_second < _NOTICED
+
+    def _until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Waits until the condition holds; False where that took too long."""
         deadline = time.perf_counter() + seconds
-        while not holds() and time.perf_counter() < deadline:
+        while not holds():
+            if time.perf_counter() > deadline:
+                return False
             time.sleep(_TICK_SECONDS)
+        return True
 
     @contextmanager
     def _phase(self, what: str) -> Iterator[None]:
@@ -303,3 +311,9 @@ class Scenario:
         began = time.perf_counter()
         yield
         self.results.seconds[what] = time.perf_counter() - began
+
+
+def _replaced(steps: Sequence[Change]) -> frozenset[Tier]:
+    """The tiers whose Deployments were written."""
+    tiers = {tier_of(step.manifest) for step in steps if step.key[0] == "Deployment"}
+    return frozenset(tier for tier in tiers if tier is not None)
