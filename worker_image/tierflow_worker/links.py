@@ -165,8 +165,8 @@ class LinkEstimator:
 
 
 def _bandwidth(times: Sequence[_Busy], round_trip: float) -> float | None:
-    """The median rate, weighted by bytes; None where none of them shows one."""
-    rates = sorted((rate, busy.bytes) for busy in times if (rate := busy.rate(round_trip)) is not None)
+    """The median rate, weighted by bytes, the higher of two; None where none of them shows one."""
+    rates = sorted(((rate, busy.bytes) for busy in times if (rate := busy.rate(round_trip)) is not None), reverse=True)
     half = sum(weight for _, weight in rates) / 2
     for rate, weight in rates:
         half -= weight
