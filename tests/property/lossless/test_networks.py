@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
+from factories.networks import filled, light_model
 from factories.partitions import random_tiers
 from tierflow.model import open_model
 from tierflow.model.model import Model
@@ -23,8 +23,6 @@ from tierflow_worker.verification import (
 )
 
 pytestmark = pytest.mark.slow
-
-LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 Report = Callable[[str, Sequence[CutCheck]], None]
 
@@ -55,7 +53,7 @@ def test_a_zoo_network_cut_at_its_boundaries_answers_as_the_whole(name: str, cou
     ],
 )
 def test_a_light_model_cut_at_its_boundaries_answers_as_the_whole(name: str, count: int | None, report: Report) -> None:
-    checks = check_cuts(open_model(str(LIGHT / f"light_{name}.onnx")), count)
+    checks = check_cuts(open_model(str(light_model(name))), count)
     report(f"light_{name}", checks)
     assert all(check.holds for check in checks), worst(checks)
 
@@ -66,7 +64,7 @@ def test_a_light_model_cut_at_its_boundaries_answers_as_the_whole(name: str, cou
 def test_a_light_model_with_random_weights_answers_as_the_whole(name: str, tmp_path: Path, report: Report) -> None:
     # As shipped their weights are all equal, and so are their outputs: a mistake could hide.
     path = tmp_path / "filled.onnx"
-    onnx.save(filled(onnx.load(LIGHT / f"light_{name}.onnx")), path)
+    onnx.save(filled(onnx.load(light_model(name))), path)
     checks = check_cuts(open_model(str(path)), 12)
     report(f"light_{name}, random weights", checks)
     assert all(check.holds for check in checks), worst(checks)
@@ -105,23 +103,3 @@ def check_cuts(model: Model, count: int | None) -> list[CutCheck]:
 def worst(checks: Sequence[CutCheck]) -> str:
     found = max(checks, key=lambda check: check.largest_relative_difference)
     return f"{found} exceeds {TOLERANCE}"
-
-
-def filled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with random weights instead of constant ones."""
-    generator = np.random.default_rng(0)
-    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type != "ConstantOfShape":
-            kept.append(node)
-            continue
-        shape = tuple(int(dimension) for dimension in shapes[node.input[0]])
-        if len(shape) > 1:
-            content = generator.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
-        else:
-            content = generator.uniform(0.5, 1.5, shape).astype(np.float32)  # variances must be positive
-        model.graph.initializer.append(numpy_helper.from_array(content, node.output[0]))
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    return model

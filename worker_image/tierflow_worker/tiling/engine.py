@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Final
 
@@ -14,10 +15,12 @@ from tierflow.tiling.region import Region
 from tierflow.tiling.rules import Extents
 from tierflow_worker.runtime import Array, Cancellation, Session
 from tierflow_worker.tiling.kernels import Kernels
-from tierflow_worker.tiling.parts import run_kernels, stretch_session, tile_session
+from tierflow_worker.tiling.parts import RunKernels, run_kernels, stretch_session, tile_session
 
 _MOST_CASES: Final = 64
 """Sessions kept per run. A grid needs at most nine; tiles that follow speeds need a few more near the borders."""
+
+_MOST_FOOTPRINTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class TiledRun:
             names = ", ".join(shape.outputs)
             raise UnsupportedError(f"the run's outputs {names} differ in size; end it where one tensor crosses")
         self.extents: Final[Extents] = sizes.pop()
+        # Milliseconds for hundreds of layers, asked for several times per tile, and the same tiles request by request.
+        self._footprint = lru_cache(_MOST_FOOTPRINTS)(partial(_footprint_of, self._run, self.extents))
 
     def footprint(self, tile: Region) -> Footprint:
         """What computing the output region `tile` takes.
@@ -60,14 +65,7 @@ class TiledRun:
         Raises:
             InvalidRequestError: where the region is empty or not inside of the output.
         """
-        if tile.rows.length < 1 or tile.columns.length < 1 or not self.extents.region.contains(tile):
-            rows, columns = self.extents
-            raise InvalidRequestError(
-                f"the tile {tile.rows.start}:{tile.rows.stop} x {tile.columns.start}:{tile.columns.stop} is not inside "
-                f"of the run's output of {rows} x {columns}"
-            )
-        wanted = dict.fromkeys(self._run.outputs, tile)
-        return footprint(self._run.steps, self._run.extents, wanted, self._run.constants)
+        return self._footprint(tile)
 
     def needs(self, tile: Region) -> dict[str, Region]:
         """The region of each of the run's inputs that a tile needs."""
@@ -108,6 +106,16 @@ class TiledRun:
                     self._sessions.popitem(last=False)
             self._sessions.move_to_end(case)
         return session
+
+
+def _footprint_of(run: RunKernels, extents: Extents, tile: Region) -> Footprint:
+    """The footprint of a tile of a run whose outputs are of the size `extents`."""
+    if tile.rows.length < 1 or tile.columns.length < 1 or not extents.region.contains(tile):
+        raise InvalidRequestError(
+            f"the tile {tile.rows.start}:{tile.rows.stop} x {tile.columns.start}:{tile.columns.stop} is not inside of "
+            f"the run's output of {extents.rows} x {extents.columns}"
+        )
+    return footprint(run.steps, run.extents, dict.fromkeys(run.outputs, tile), run.constants)
 
 
 class Stretch:

@@ -98,6 +98,7 @@ def verify_tiling(
     tolerance: float = TOLERANCE,
     threads: int = 1,
     progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> TilingCheck:
     """Computes a model with its runs as tiles, and compares run by run and end to end.
 
@@ -112,6 +113,7 @@ def verify_tiling(
         tolerance: Largest relative difference that still holds.
         threads: Threads within a layer.
         progress: Is told of each tile.
+        folder: Where files are written for as long as they are needed; the system's place for such by default.
 
     Raises:
         InvalidInputError: where the grid is larger than the map of the run, or of every run, `run` names no layers of
@@ -126,7 +128,7 @@ def verify_tiling(
     else:
         runs = longest_runs(graph, grid, every_block=every_block, approximate=approximate)
     inputs = sample_inputs(model, seed)
-    expected = whole_outputs(model, inputs, threads=threads)
+    expected = whole_outputs(model, inputs, threads=threads, folder=folder)
     done = count(1)
 
     def tiles(of_run: TiledRun) -> Sequence[Region]:
@@ -136,8 +138,8 @@ def verify_tiling(
         if progress is not None:
             progress(next(done), len(runs) * grid.tiles)
 
-    with tempfile.TemporaryDirectory(prefix="tierflow-") as folder:
-        staged = StagedModel(model, runs, Path(folder), threads=threads)
+    with tempfile.TemporaryDirectory(prefix="tierflow-", dir=folder) as held:
+        staged = StagedModel(model, runs, Path(held), threads=threads)
         checks, known = staged.check(inputs, tiles, approximate=approximate, progress=one_more)
         refused = next((check for check in checks if check.refusal), None)
         if run is not None and refused is not None:
