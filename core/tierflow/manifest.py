@@ -20,6 +20,10 @@ NETWORK_ANNOTATION: Final = "tierflow.dev/network"
 """The user's own: the links to assume until they have been measured, and those that local mode emulates."""
 SPEEDS_ANNOTATION: Final = "tierflow.dev/speeds"
 """The user's own: the tiers' speeds to assume until they have been measured, and those that local mode emulates."""
+EDGE_WORKERS_ANNOTATION: Final = "tierflow.dev/edge-workers"
+"""The user's own: how many workers to assume at the edge until its nodes have been seen, and how many local mode has.
+
+They share tiles as far as the edge's `tiling` allows it."""
 
 Quantity = int | str
 """A Kubernetes quantity of bytes: a whole number, or one with k, M, G, T, Ki, Mi, Gi or Ti."""

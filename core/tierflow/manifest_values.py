@@ -5,7 +5,16 @@ from typing import TypeVar
 
 from tierflow.descriptor import ModelReference
 from tierflow.errors import InvalidInputError, InvalidManifestError
-from tierflow.manifest import NETWORK_ANNOTATION, SPEEDS_ANNOTATION, InferencePipeline, ModelSpec, PipelineSpec
+from tierflow.manifest import (
+    EDGE_WORKERS_ANNOTATION,
+    NETWORK_ANNOTATION,
+    SPEEDS_ANNOTATION,
+    InferencePipeline,
+    ModelSpec,
+    PipelineSpec,
+    Tiling,
+    TilingMode,
+)
 from tierflow.network import Network, parse_network
 from tierflow.partition.problem import Constraints, Pin
 from tierflow.speeds import parse_speeds
@@ -31,6 +40,27 @@ def assumed_speeds(pipeline: InferencePipeline) -> dict[Tier, float] | None:
         InvalidManifestError: where its annotation gives no speed for each tier.
     """
     return _annotation(pipeline, SPEEDS_ANNOTATION, lambda text, field: parse_speeds(text, field=field))
+
+
+def assumed_edge_workers(pipeline: InferencePipeline) -> int | None:
+    """How many workers the manifest says to assume at the edge; None where it says nothing.
+
+    Raises:
+        InvalidManifestError: where its annotation is no such number.
+    """
+    return _annotation(pipeline, EDGE_WORKERS_ANNOTATION, _count)
+
+
+def workers_sharing_tiles(spec: PipelineSpec, available: int) -> int:
+    """How many of the edge's available workers compute tiles together: as many as allowed, one where tiling is off."""
+    tiling = next((tier.tiling for tier in spec.tiers if tier.name is Tier.EDGE), None) or Tiling()
+    return 1 if tiling.mode is TilingMode.OFF else min(available, tiling.max_workers)
+
+
+def _count(text: str, field: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise InvalidInputError(f"{field}: {text!r} is no number of workers; write a whole number from 1 on, like '4'")
+    return int(text)
 
 
 def _annotation(pipeline: InferencePipeline, name: str, read: Callable[[str, str], T]) -> T | None:

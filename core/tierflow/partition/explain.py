@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -19,6 +20,9 @@ from tierflow.partition.problem import Constraints, Costs, CrossingCost, Latency
 from tierflow.plan import Plan
 from tierflow.segment import Route
 from tierflow.tiers import TIERS, Tier
+
+Price = Callable[[Ranks, Route], Latency]
+"""The latency of a partition by a route."""
 
 _RANKS: Final = {Route.RELAYED: (0, 1, 2), Route.DIRECT: (0, 2)}
 _STEP: Final = 1.3
@@ -105,11 +109,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a plan is as it is.
 
     Attributes:
-        predicted_seconds: The plan's latency, without tiles.
+        predicted_seconds: The plan's latency.
         parts: What it is made of, the largest first; their seconds add up to it.
         single_tiers: All layers on one tier, by the better route.
         neighbours: Each boundary moved by one layer, and to the next boundary of another size, down and up.
-        flips: For each link of the network, slower and faster.
+        flips: For each link of the network, slower and faster, without tiles.
         constraints: How much each constraint binds.
     """
 
@@ -121,20 +125,22 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Binding, ...]
 
 
-def explain(problem: Problem, plan: Plan) -> Explanation:
+def explain(problem: Problem, plan: Plan, *, price: Price | None = None) -> Explanation:
     """Explains a plan.
 
     Args:
         problem: What the plan answers.
         plan: Of the problem's graph; its network is the one that the problem's costs were made from.
+        price: What partitions cost, for one whose edge computes tiles; by default the problem's own costs.
 
     Raises:
         InvalidInputError: where a pin names a layer that isn't there.
         InfeasibleError: where no partition meets the constraints.
     """
     ranks = ranks_of(plan.tiers(problem.graph))
-    latency = evaluate_ranks(problem.graph, problem.costs, ranks, plan.route)
-    beside = _Beside(problem, latency)
+    priced = price or partial(evaluate_ranks, problem.graph, problem.costs)
+    latency = priced(ranks, plan.route)
+    beside = _Beside(problem, latency, priced)
     return Explanation(
         predicted_seconds=latency.total,
         parts=_parts(latency),
@@ -159,11 +165,12 @@ class _Beside:
 
     problem: Problem
     latency: Latency
+    price: Price
 
     def alternative(self, name: str, ranks: Ranks, route: Route) -> Alternative:
         """What another partition would cost."""
         graph = self.problem.graph
-        seconds = evaluate_ranks(graph, self.problem.costs, ranks, route).total
+        seconds = self.price(ranks, route).total
         return Alternative(
             name=name,
             layers=_counts(ranks),
