@@ -7,8 +7,10 @@ from rich.console import Console
 from tierflow.network import MEGABIT
 from tierflow.partition.explain import Alternative, Binding, Explanation, Flip, explain
 from tierflow.tiers import TIERS
+from tierflow_cli.alternatives import price_of
 from tierflow_cli.console import progress, table_of
 from tierflow_cli.planned import Planned
+from tierflow_cli.tiles_report import orders_of, print_orders
 from tierflow_cli.wording import bandwidth_text, bytes_text, plain, seconds_text
 
 
@@ -45,6 +47,7 @@ def explained(made: Planned) -> dict[str, Any]:
             }
             for binding in found.constraints
         ],
+        "orders": orders_of(made),
     }
 
 
@@ -56,16 +59,18 @@ def print_explained(console: Console, made: Planned) -> None:
         console.print(f"  {part.share:>4.0%}  {seconds_text(part.seconds):>8}  {part.kind} {part.name}")
     for binding in found.constraints:
         console.print(f"  {_binding_text(binding)}")
+    print_orders(console, made)
     console.print("\nBeside it", style="bold")
     _print_alternatives(console, [*found.single_tiers, *found.neighbours])
-    console.print("\nWhat bandwidth would change it", style="bold")
+    without = " if nothing were tiled" if made.has_edge_workers else ""
+    console.print(f"\nWhat bandwidth would change it{without}", style="bold")
     for flip in found.flips:
         console.print(f"  {_flip_text(made, flip)}")
 
 
 def _explanation(made: Planned) -> Explanation:
     with progress("looking at other plans"):
-        return explain(made.problem, made.plan)
+        return explain(made.problem, made.plan, price=price_of(made))
 
 
 def _alternative(each: Alternative) -> dict[str, Any]:

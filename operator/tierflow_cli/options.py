@@ -130,6 +130,39 @@ BackboneOption = Annotated[
         show_default=False,
     ),
 ]
+EdgeWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--edge-workers",
+        metavar="N",
+        min=1,
+        help="So many workers at the edge, which compute runs of its layers together, as tiles, where that is faster. "
+        "Default: what the manifest says, else 1.",
+        rich_help_panel=_PLANNING,
+        show_default=False,
+    ),
+]
+EdgeSpeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--edge-speeds",
+        metavar="1,1,0.5,1",
+        help="How fast each of these workers is, relative to the edge tier; the first is the one that cuts the tiles. "
+        "Default: all alike.",
+        rich_help_panel=_PLANNING,
+        show_default=False,
+    ),
+]
+EdgeNetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--edge-network",
+        metavar="RATE[:TIME]",
+        help="The network between them: bandwidth and round trip. Default: 1Gbit/s:0.5ms.",
+        rich_help_panel=_PLANNING,
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Prints JSON for machines instead of text.", rich_help_panel=_OUTPUT)
 ]

@@ -8,6 +8,9 @@ import typer
 from tierflow_cli.options import (
     AlgorithmOption,
     BackboneOption,
+    EdgeNetworkOption,
+    EdgeSpeedsOption,
+    EdgeWorkersOption,
     InputOption,
     JsonOption,
     MemoryOption,
@@ -30,6 +33,9 @@ def plan(
     pin: PinOption = None,
     memory: MemoryOption = None,
     backbone_bytes: BackboneOption = None,
+    edge_workers: EdgeWorkersOption = None,
+    edge_speeds: EdgeSpeedsOption = None,
+    edge_network: EdgeNetworkOption = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -58,6 +64,9 @@ def plan(
         pins=pin or (),
         memory=memory or (),
         backbone_bytes=backbone_bytes,
+        edge_workers=edge_workers,
+        edge_speeds=edge_speeds,
+        edge_network=edge_network,
     )
     made = planned(open_target(target, model_input, sha256), wishes)
     if picture is not None:

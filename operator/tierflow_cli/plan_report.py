@@ -14,6 +14,7 @@ from tierflow_cli.alternatives import single_tier_latencies
 from tierflow_cli.console import out, table_of
 from tierflow_cli.planned import Planned
 from tierflow_cli.shares import name_of, shares_of
+from tierflow_cli.tiles_report import grid_text, nodes_text, print_tiles, run_places, tiling_of
 from tierflow_cli.wording import (
     bandwidth_text,
     bytes_text,
@@ -42,13 +43,12 @@ def report_of(made: Planned, *, explain: bool = False, layers: bool = False) -> 
         "backboneBytes": plan.backbone_bytes,
         "route": plan.route.value,
         "segments": [_segment(segment) for segment in plan.segments],
+        "tiling": tiling_of(made.target.model.graph, plan, made.nodes),
         "transfers": [
             {"from": lower.value, "to": upper.value, "milliseconds": seconds * 1000}
             for (lower, upper), seconds in made.latency.transfer.items()
         ],
-        "singleTierMilliseconds": {
-            tier.value: seconds * 1000 for tier, seconds in single_tier_latencies(made.problem).items()
-        },
+        "singleTierMilliseconds": {tier.value: seconds * 1000 for tier, seconds in single_tier_latencies(made).items()},
         "network": _network(plan.network),
         "speeds": {tier.value: plan.speeds[tier] for tier in TIERS},
         "profile": {"source": made.profile.source, "machine": made.profile.machine},
@@ -90,6 +90,7 @@ def _network(network: Network) -> dict[str, Any]:
 
 def _layers(made: Planned) -> list[dict[str, Any]]:
     graph = made.target.model.graph
+    run = {place: number for number, places in enumerate(run_places(graph, made.plan)) for place in places}
     return [
         {
             "name": layer.name,
@@ -98,6 +99,7 @@ def _layers(made: Planned) -> list[dict[str, Any]]:
             "bytes": sum(graph.tensors[name].size for name in layer.outputs),
             "multiplyAccumulates": layer.multiply_accumulates,
             "tier": tier.value,
+            "run": run.get(place),
             "milliseconds": made.problem.costs.layer[tier.rank, place] * 1000,
         }
         for place, (layer, tier) in enumerate(zip(graph.layers, made.plan.tiers(graph), strict=True))
@@ -110,6 +112,7 @@ def print_plan(made: Planned, *, explain: bool = False, layers: bool = False) ->
     _print_layers(console, made) if layers else None
     _print_head(console, made)
     _print_segments(console, made)
+    print_tiles(console, made)
     _print_latency(console, made)
     if explain:
         from tierflow_cli.explain_report import print_explained
@@ -127,6 +130,8 @@ def remark_of(made: Planned) -> str:
         parts.append(f"memory: {', '.join(budgets)}")
     if constraints.backbone_bytes is not None:
         parts.append(f"into the cloud: at most {bytes_text(constraints.backbone_bytes)}")
+    if made.has_edge_workers:
+        parts.append(nodes_text(made.nodes))
     return " · ".join(parts)
 
 
@@ -175,23 +180,31 @@ def _print_segments(console: Console, made: Planned) -> None:
 def _print_latency(console: Console, made: Planned) -> None:
     plan = made.plan
     parts = [f"{name_of(where)} {seconds_text(seconds)}" for where, seconds in shares_of(made.latency)]
-    gap = f"{plan.optimality_gap:.2%} above the optimum" if plan.optimality_gap > 0 else "optimal"
     how = "cut by hand" if made.by_hand else plan.algorithm.value
     console.print(
         f"Predicted    {seconds_text(plan.predicted_seconds)} per request: {' + '.join(parts)}", soft_wrap=True
     )
-    console.print(f"Found by     {how}, {gap}, in {seconds_text(made.seconds)}")
+    console.print(f"Found by     {how}, {_gap(made)}, in {seconds_text(made.seconds)}")
     console.print(f"Backbone     {bytes_text(plan.backbone_bytes)} per request into the cloud")
-    alone = ", ".join(
-        f"{tier} {seconds_text(seconds)}" for tier, seconds in single_tier_latencies(made.problem).items()
-    )
+    alone = ", ".join(f"{tier} {seconds_text(seconds)}" for tier, seconds in single_tier_latencies(made).items())
     console.print(f"On one tier  {alone}")
+
+
+def _gap(made: Planned) -> str:
+    """How far the plan is from the optimum; that of cut and tiles together is known of chains alone."""
+    gap = made.plan.optimality_gap
+    if made.has_edge_workers:
+        above = f", the cut {gap:.2%} above the optimum without tiles" if gap > 0 else ""
+        return ("tiles chosen for it" if made.by_hand else "cut and tiles decided together") + above
+    return f"{gap:.2%} above the optimum" if gap > 0 else "optimal"
 
 
 def _print_layers(console: Console, made: Planned) -> None:
     numbers = ("Bytes", "MACs", "Time")
-    table = table_of("Layer", "Kind", "Output shape", *numbers, "Tier", right=numbers)
+    tiles = ("Tiles",) if made.plan.tiling else ()
+    table = table_of("Layer", "Kind", "Output shape", *numbers, "Tier", *tiles, right=numbers)
     for layer in _layers(made):
+        grid = "-" if layer["run"] is None else grid_text(made.plan.tiling[layer["run"]])
         table.add_row(
             plain(layer["name"]),
             plain(layer["kind"]),
@@ -200,6 +213,7 @@ def _print_layers(console: Console, made: Planned) -> None:
             count_text(layer["multiplyAccumulates"]) if layer["multiplyAccumulates"] else "-",
             seconds_text(layer["milliseconds"] / 1000),
             layer["tier"],
+            *((grid,) if tiles else ()),
         )
     console.print(table)
     console.print()

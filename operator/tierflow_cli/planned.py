@@ -9,7 +9,7 @@ from tierflow.manifest import PlanningMode
 from tierflow.manifest_values import assumed_network, assumed_speeds, constraints_of
 from tierflow.network import NETWORKS, Network, parse_network
 from tierflow.partition.latency import evaluate
-from tierflow.partition.problem import Algorithm, Constraints, Latency, Pin, Problem
+from tierflow.partition.problem import Algorithm, Constraints, Latency, Partition, Partitioner, Pin, Problem
 from tierflow.partition.select import partitioner
 from tierflow.plan import Plan, plan_of
 from tierflow.planning import problem_of
@@ -17,8 +17,12 @@ from tierflow.profile import Profile
 from tierflow.segment import closest, cut
 from tierflow.speeds import DEFAULT_SPEEDS, parse_speeds
 from tierflow.tiers import TIERS, Tier
-from tierflow.units import Bytes, parse_bytes
+from tierflow.tiling.choice import EdgeNodes
+from tierflow.tiling.joint import TiledPartition, joint, tiled
+from tierflow.tiling.plans import with_tiles
+from tierflow.units import Bytes, Seconds, parse_bytes
 from tierflow_cli.console import progress
+from tierflow_cli.edge_nodes import edge_nodes
 from tierflow_cli.layer_times import layer_times
 from tierflow_cli.options import DEFAULT_NETWORK
 from tierflow_cli.target import Target
@@ -35,13 +39,25 @@ class Wishes:
     pins: Sequence[str] = ()
     memory: Sequence[str] = ()
     backbone_bytes: str | None = None
+    edge_workers: int | None = None
+    edge_speeds: str | None = None
+    edge_network: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A plan, and everything that it was made from.
 
-    `seconds` is how long it took from graph and costs to the plan; `by_hand` whether the manifest gave the cut.
+    Attributes:
+        target: What the user named.
+        profile: Layer times of the reference machine.
+        problem: Graph, costs and constraints, without tiles.
+        plan: The plan.
+        latency: What its predicted latency is made of, tiles included.
+        seconds: How long it took from graph and costs to the plan.
+        by_hand: Whether the manifest gave the cut.
+        nodes: The edge's workers.
+        cut_before_tiles: What the paper's order gives, where the cut and the tiles were decided together.
     """
 
     target: Target
@@ -50,7 +66,14 @@ class Planned:
     plan: Plan
     latency: Latency
     seconds: float
-    by_hand: bool = False
+    by_hand: bool
+    nodes: EdgeNodes
+    cut_before_tiles: Plan | None = None
+
+    @property
+    def has_edge_workers(self) -> bool:
+        """Whether several workers can share the edge's layers."""
+        return len(self.nodes.speeds) > 1
 
 
 def planned(target: Target, wishes: Wishes) -> Planned:
@@ -64,19 +87,70 @@ def planned(target: Target, wishes: Wishes) -> Planned:
     constraints = constraints_for(target, wishes)
     profile = layer_times(target.model, wishes.profile)
     problem = problem_of(target.model.graph, profile, network, speeds, constraints)
+    nodes = edge_nodes(target.pipeline, wishes.edge_workers, wishes.edge_speeds, wishes.edge_network)
     by_hand = _cut_by_hand(target) if wishes.algorithm is None else None
-    with progress("planning"):  # budgets may take the integer program seconds
+    request = _Request(problem, profile, network, speeds, nodes)
+    before: Plan | None = None
+    with progress("planning"):  # budgets may take the integer program seconds, and many edge workers as well
         began = time.perf_counter()
         if by_hand is not None:
-            from tierflow_operator.manual import plan_for
-
-            plan = plan_for(problem.graph, profile, network, speeds, by_hand, constraints=constraints)
+            plan = _plan_by_hand(request, by_hand)
         else:
-            partition = partitioner(_algorithm(target, wishes))(problem)
-            plan = plan_of(problem.graph, partition, model=profile.model, network=network, speeds=speeds)
+            plan, before = _plan_with(request, partitioner(_algorithm(target, wishes)))
         seconds = time.perf_counter() - began
+    latency = _latency_of(problem, plan)
+    return Planned(target, profile, problem, plan, latency, seconds, by_hand is not None, nodes, before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a plan is made from."""
+
+    problem: Problem
+    profile: Profile
+    network: Network
+    speeds: dict[Tier, float]
+    nodes: EdgeNodes
+
+    @property
+    def edge(self) -> Profile:
+        return self.profile.scaled(self.speeds[Tier.EDGE])
+
+    def plan_of(self, partition: Partition) -> Plan:
+        return plan_of(
+            self.problem.graph, partition, model=self.profile.model, network=self.network, speeds=self.speeds
+        )
+
+    def tiled_plan_of(self, found: TiledPartition) -> Plan:
+        return with_tiles(self.plan_of(found.partition), self.problem.graph, found)
+
+
+def _plan_with(request: _Request, find: Partitioner) -> tuple[Plan, Plan | None]:
+    """The plan, and with several edge workers the one that the paper's order gives."""
+    if len(request.nodes.speeds) < 2:
+        return request.plan_of(find(request.problem)), None
+    found = joint(request.problem, request.edge, request.nodes, find)
+    return request.tiled_plan_of(found.best), request.tiled_plan_of(found.partition_then_tile)
+
+
+def _plan_by_hand(request: _Request, tiers: tuple[Tier, ...]) -> Plan:
+    from tierflow_operator.manual import plan_for
+
+    problem = request.problem
+    plan = plan_for(
+        problem.graph, request.profile, request.network, request.speeds, tiers, constraints=problem.constraints
+    )
+    if len(request.nodes.speeds) < 2:
+        return plan
+    latency = evaluate(problem, tiers, plan.route)
+    partition = Partition(tiers, plan.route, latency, plan.optimality_gap, plan.algorithm)
+    return with_tiles(plan, problem.graph, tiled(problem, request.edge, partition, request.nodes))
+
+
+def _latency_of(problem: Problem, plan: Plan) -> Latency:
     latency = evaluate(problem, plan.tiers(problem.graph), plan.route)
-    return Planned(target, profile, problem, plan, latency, seconds, by_hand is not None)
+    edge = Seconds(plan.segment(Tier.EDGE).compute_seconds)
+    return replace(latency, total=Seconds(plan.predicted_seconds), compute={**latency.compute, Tier.EDGE: edge})
 
 
 def _cut_by_hand(target: Target) -> tuple[Tier, ...] | None:

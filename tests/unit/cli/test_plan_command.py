@@ -87,7 +87,8 @@ def test_an_explanation_says_what_decided_what_lies_beside_and_what_would_change
     arguments = ("plan", small_model, "--pin", "relu1=device", "--memory", "edge=1Mi", "--explain")
     report = run(*arguments, "--json").json
     found = report["explain"]
-    assert set(found) == {"parts", "singleTiers", "neighbours", "flips", "constraints"}
+    assert set(found) == {"parts", "singleTiers", "neighbours", "flips", "constraints", "orders"}
+    assert found["orders"] is None
     assert sum(part["milliseconds"] for part in found["parts"]) == pytest.approx(report["predictedLatencyMilliseconds"])
     assert [each["name"] for each in found["singleTiers"]] == ["device-only", "edge-only", "cloud-only"]
     assert found["singleTiers"][2]["broken"] == ["planning.pins[relu1=device]"]
