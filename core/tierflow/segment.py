@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tierflow.errors import InvalidInputError
 from tierflow.graph import Graph
@@ -51,26 +53,41 @@ def check_monotone(graph: Graph, tiers: Sequence[Tier]) -> None:
     """
     if len(tiers) != len(graph.layers):
         raise InvalidInputError(f"a partition of {graph.name} needs {len(graph.layers)} tiers, not {len(tiers)}")
-    for place, layer in enumerate(graph.layers):
-        for name in layer.inputs:
-            before = graph.producer.get(name)
-            if before is not None and tiers[before].rank > tiers[place].rank:
-                raise InvalidInputError(
-                    f"layer {layer.name} on {tiers[place]} reads {name} from {graph.layers[before].name} on "
-                    f"{tiers[before]}: data flows only from device to edge to cloud",
-                    subject=layer.name,
-                )
+    arrays, ranks = graph.incidence, _ranks(tiers)
+    origin = np.repeat(arrays.producer, np.diff(arrays.offset))
+    flows_back = (origin >= 0) & (ranks[origin] > ranks[arrays.reader]) if len(ranks) else origin >= 0
+    if flows_back.any():
+        place = int(arrays.reader[flows_back].min())
+        layer = graph.layers[place]
+        origins = {name: graph.producer[name] for name in layer.inputs if name in graph.producer}
+        name, before = next((n, p) for n, p in origins.items() if ranks[p] > ranks[place])
+        raise InvalidInputError(
+            f"layer {layer.name} on {tiers[place]} reads {name} from {graph.layers[before].name} on "
+            f"{tiers[before]}: data flows only from device to edge to cloud",
+            subject=layer.name,
+        )
 
 
 def boundary_tensors(graph: Graph, tiers: Sequence[Tier], below: Tier) -> tuple[str, ...]:
     """The tensors that cross from tiers up to `below` to those above it, graph inputs first, then in layer order."""
-    crossing = []
-    born = [(name, 0) for name in graph.inputs]
-    born += [(output, tiers[place].rank) for place, layer in enumerate(graph.layers) for output in layer.outputs]
-    for name, rank in born:
-        if rank <= below.rank and any(tiers[user].rank > below.rank for user in graph.consumers.get(name, ())):
-            crossing.append(name)
-    return tuple(crossing)
+    arrays, above = graph.incidence, _ranks(tiers) > below.rank
+    tensor_of_read = np.repeat(np.arange(len(arrays.producer)), np.diff(arrays.offset))
+    wanted = np.zeros(len(arrays.producer), dtype=np.bool_)
+    wanted[tensor_of_read[above[arrays.reader]]] = True
+    made = np.flatnonzero(arrays.producer >= 0)
+    wanted[made[above[arrays.producer[made]]]] = False
+    if not wanted.any():
+        return ()
+    names = list(graph.tensors)
+    crossing = {names[number] for number in np.flatnonzero(wanted)}
+    born = [name for name in graph.inputs if name in crossing]
+    makers = sorted({graph.producer[name] for name in crossing.difference(graph.inputs)})
+    return tuple(born + [name for place in makers for name in graph.layers[place].outputs if name in crossing])
+
+
+def _ranks(tiers: Sequence[Tier]) -> NDArray[np.int8]:
+    rank = {tier: tier.rank for tier in TIERS}
+    return np.array([rank[tier] for tier in tiers], dtype=np.int8)
 
 
 def segments_of(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAYED) -> tuple[Segment, Segment, Segment]:
@@ -85,7 +102,8 @@ def segments_of(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAYE
         InvalidInputError: where the partition is not monotone, or `DIRECT` is asked for with layers at the edge.
     """
     check_monotone(graph, tiers)
-    layers = {tier: tuple(place for place, owner in enumerate(tiers) if owner is tier) for tier in TIERS}
+    ranks = _ranks(tiers)
+    layers = {tier: tuple(np.flatnonzero(ranks == tier.rank).tolist()) for tier in TIERS}
     if route is Route.DIRECT and layers[Tier.EDGE]:
         first = graph.layers[layers[Tier.EDGE][0]].name
         raise InvalidInputError(f"the direct route leaves the edge out, but layer {first} is on it", subject=first)

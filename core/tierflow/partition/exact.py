@@ -20,10 +20,12 @@ from typing import Final
 
 import numpy as np
 
+from tierflow.errors import InvalidInputError
 from tierflow.partition.allowed import Allowed, allowed
 from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of, by_block
 from tierflow.partition.contract import contracted, without_given
-from tierflow.partition.crossings import Crossings, Mask, cheapest, united
+from tierflow.partition.crossings import Crossings, Mask, cheapest, flow_network, united
+from tierflow.partition.flow import FlowNetwork
 from tierflow.partition.latency import Ranks, check_costs, crossing_cost, evaluate_ranks, tiers_of
 from tierflow.partition.problem import Algorithm, Array, Latency, Partition, Problem
 from tierflow.partition.settle import flow_of, order_costs, settled
@@ -59,6 +61,26 @@ def exact(problem: Problem) -> Partition:
         return partition_of(_cut(problem, limits), Algorithm.EXACT)
     latency = evaluate_ranks(problem.graph, problem.costs, limits.lowest, Route.RELAYED)
     return partition_of([Answer(Route.RELAYED, limits.lowest, latency, latency.total)], Algorithm.EXACT)
+
+
+def whole_network(problem: Problem) -> FlowNetwork:
+    """The flow network of all routes with nothing left out, merged or settled, to compare other solvers on.
+
+    The routes share source and sink alone, so that its minimum cut is the sum of theirs.
+
+    Raises:
+        InvalidInputError: as `exact`, and where there is no route to cut.
+        InfeasibleError: as `exact`.
+    """
+    limits = allowed(problem.graph, problem.constraints)
+    ways = [_way(problem, limits, route, ranks) for route, ranks in limits.routes]
+    boundaries = [boundary for way in ways for boundary in way.boundaries]
+    if not boundaries or not problem.graph.layers:
+        raise InvalidInputError("neither edge nor cloud can compute anything: there is nothing to cut")
+    layers = len(problem.graph.layers)
+    # The relayed route is the first, and the only one with two boundaries.
+    places = np.arange(layers if len(ways[0].boundaries) == 2 else 0)
+    return flow_network(united(boundaries), np.stack([places + layers, places]))
 
 
 def partition_of(answers: list[Answer], algorithm: Algorithm, *, resolution: float = RESOLUTION) -> Partition:

@@ -206,7 +206,9 @@ class _Placement:
         self._inputs, self._outputs, self._readers = _wiring(graph)
         self._producer: list[int] = graph.incidence.producer.tolist()
         crossings = [crossing_cost(costs, TIERS[below], TIERS[above]) for below, above in pairwise(ranks)]
-        self._tensor: list[list[float]] = [cost.tensor.tolist() for cost in crossings]
+        # What it costs to carry each tensor from the lowest level up to each level.
+        steps = [np.zeros(len(graph.tensors)), *[cost.tensor for cost in crossings]]
+        self._carried: list[list[float]] = np.cumsum(steps, axis=0).tolist()
         self._fixed = [cost.fixed for cost in crossings]
         self._work = _work(graph, costs.layer[list(ranks)], crossings)
         level = {rank: number for number, rank in enumerate(ranks)}
@@ -243,11 +245,13 @@ class _Placement:
         for place in places:
             self._withdraw(place)
             spent = [
-                work + sum(self._transfer(name, level, self._reach(name, level)) for name in self._outputs[place])
+                work + sum(self._onwards(name, level) for name in self._outputs[place])
                 for level, work in enumerate(self._work[place])
             ]
             self._at[place] = self._cheapest(place, spent, highest=bounds[place])
             self._settle(place)
+            for name in self._outputs[place]:
+                self._sent[name] = self._reach(name, self._at[place])
 
     def _bounds(self, places: Sequence[int]) -> dict[int, int]:
         """For each of the places the lowest level of what depends on it and stays."""
@@ -264,30 +268,37 @@ class _Placement:
         """The highest level that has a tensor which is made at `level`."""
         return max([level, *[self._at[reader] for reader in self._readers[name]]])
 
+    def _onwards(self, name: int, level: int) -> float:
+        """What it costs to send a tensor from `level` to all that read it."""
+        return self._carried[self._reach(name, level)][name] - self._carried[level][name]
+
     def _cheapest(self, place: int, spent: Sequence[float], highest: int = _NO_LEVEL) -> int:
         """The level that minimises what is spent there plus the transfer of the inputs."""
-        inputs = self._inputs[place]
-        origins = [self._at[self._producer[name]] for name in inputs if self._producer[name] >= 0]
-        lowest = max(max(origins, default=0), self._lowest[place])
+        inputs, lowest = self._inputs[place], self._lowest[place]
+        for name in inputs:
+            origin = self._producer[name]
+            if origin >= 0 and self._at[origin] > lowest:
+                lowest = self._at[origin]
         best, least = lowest, float("inf")
         for level in range(lowest, min(self._highest[place], highest) + 1):
-            total = spent[level] + sum(self._fixed[self._opened : level])
+            total = spent[level]
+            if level > self._opened:
+                total += sum(self._fixed[self._opened : level])
             for name in inputs:
-                total += self._transfer(name, self._sent[name], level)
+                if self._sent[name] < level:
+                    total += self._carried[level][name] - self._carried[self._sent[name]][name]
             if total < least:
                 best, least = level, total
         return best
-
-    def _transfer(self, name: int, lower: int, upper: int) -> float:
-        return sum([self._tensor[number][name] for number in range(lower, upper)])
 
     def _settle(self, place: int) -> None:
         level = self._at[place]
         self._opened = max(self._opened, level)
         for name in self._outputs[place]:
-            self._sent[name] = self._reach(name, level)
+            self._sent[name] = level
         for name in self._inputs[place]:
-            self._sent[name] = max(self._sent[name], level)
+            if self._sent[name] < level:
+                self._sent[name] = level
 
     def _withdraw(self, place: int) -> None:
         """Forgets what was sent for this layer alone."""

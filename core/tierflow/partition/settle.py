@@ -103,16 +103,24 @@ def _forgone(values: Array, flow: Flow, *, upwards: bool) -> Array:
 
 
 def _along(values: Array, least: Array, flow: Flow, *, upwards: bool) -> Array:
-    """The same, along the heaviest path within blocks as well."""
-    own, found = values.tolist(), least.tolist()
+    """The same, along the heaviest path within blocks as well; plain loops, since each layer needs the last."""
+    own, found, bottleneck = values.tolist(), least.tolist(), flow.blocks.bottleneck.tolist()
     if upwards:
         for place, origins in enumerate(flow.origins):
-            if not flow.blocks.bottleneck[place]:
-                found[place] = max(found[place], max([found[p] for p in origins], default=0.0) + own[place])
+            if bottleneck[place]:
+                continue
+            most = 0.0
+            for origin in origins:
+                if found[origin] > most:
+                    most = found[origin]
+            most += own[place]
+            if most > found[place]:
+                found[place] = most
     else:
         for place in range(len(own) - 1, -1, -1):
-            if not flow.blocks.bottleneck[place]:
+            if not bottleneck[place]:
                 found[place] += own[place]
             for origin in flow.origins[place]:
-                found[origin] = max(found[origin], found[place])
+                if found[place] > found[origin]:
+                    found[origin] = found[place]
     return np.array(found)

@@ -74,6 +74,15 @@ def test_the_integer_program_finds_nothing_faster_on_larger_graphs() -> None:
     assert compared >= GRAPHS
 
 
+@pytest.mark.slow
+def test_the_integer_program_finds_nothing_faster_where_layers_are_settled_along_long_paths() -> None:
+    for seed in range(60):
+        generator = random.Random(seed)
+        graph = random_graph(generator, generator.randrange(80, 150))
+        problem = Problem(graph, random_costs(generator, graph))
+        assert exact(problem).latency.total == pytest.approx(integer_program(problem).latency.total, rel=RESOLUTION)
+
+
 def test_data_flows_upwards_only_and_the_latency_is_the_partitions_own() -> None:
     for seed in range(GRAPHS):
         problem = problem_from(seed, 5, 40)

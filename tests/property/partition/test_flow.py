@@ -6,7 +6,11 @@ import networkx
 import numpy as np
 import pytest
 
+from factories.graphs import random_costs, random_graph
+from tierflow.partition.exact import exact, whole_network
 from tierflow.partition.flow import FlowNetwork, minimum_cut
+from tierflow.partition.problem import Constraints, Problem
+from tierflow.tiers import Tier
 
 Edges = list[tuple[int, int, float]]
 
@@ -65,3 +69,29 @@ def test_a_network_that_joins_nothing_has_an_empty_cut() -> None:
     cut = minimum_cut(network_of(3, [(0, 2, 4.0)]), at_most=0.0, tolerance=0.0)
     assert cut.capacity == cut.lower_bound == 0.0
     assert cut.source_side.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("missing", [Tier.EDGE, Tier.CLOUD])
+def test_the_whole_network_has_the_optimum_as_its_minimum_cut(missing: Tier) -> None:
+    for seed in range(60):
+        generator = random.Random(seed)
+        graph = random_graph(generator, generator.randrange(2, 25))
+        problem = Problem(graph, random_costs(generator, graph), Constraints(unavailable=frozenset({missing})))
+        network = whole_network(problem)
+        edges = list(zip(network.tail.tolist(), network.head.tolist(), network.capacity.tolist(), strict=True))
+        best = exact(problem).latency.total
+        finite = [(tail, head, min(capacity, 1e9 * (best + 1))) for tail, head, capacity in edges]
+        # The cut's capacity is the latency less what every partition pays: nothing where all layers gain nothing.
+        upper = 1 if missing is Tier.CLOUD else 2
+        gained = problem.costs.layer[upper] - problem.costs.layer[0] + results(problem, upper)
+        paid = problem.costs.layer[0].sum() + np.minimum(gained, 0).sum()
+        assert reference(network.vertices, finite) + paid == pytest.approx(best, rel=1e-7, abs=1e-12), seed
+
+
+def results(problem: Problem, upper: int) -> np.ndarray:
+    cost = problem.costs.device_edge if upper == 1 else problem.costs.device_cloud
+    seconds = np.zeros(len(problem.graph.layers))
+    for number, name in enumerate(problem.graph.outputs):
+        if name in problem.graph.producer:
+            seconds[problem.graph.producer[name]] += cost.result[number]
+    return seconds
