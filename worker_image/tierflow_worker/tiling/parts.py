@@ -180,11 +180,13 @@ class _TileBuilder:
 
     def add(self, node: onnx.NodeProto, step: Step, pads: tuple[int, int, int, int], slices: tuple[Slice, ...]) -> None:
         """Adds a kernel that reads `slices` of its feature maps."""
-        parts = {name: self._part(name, self._made(name), part) for name, part in zip(step.inputs, slices, strict=True)}
+        # One by one: a kernel can read different parts of one map, as a convolution to whose result its input is added.
+        read = [self._part(name, self._made(name), part) for name, part in zip(step.inputs, slices, strict=True)]
+        parts = iter(read)
         tile = onnx.NodeProto()
         tile.CopyFrom(node)
         del tile.input[:], tile.output[:]
-        tile.input.extend(parts.get(name, name) for name in node.input)
+        tile.input.extend(next(parts) if name in step.inputs else name for name in node.input)
         tile.output.extend(self._made(name) for name in node.output)
         if node.op_type == "Pad":
             self._set_padding(tile, node, pads)
