@@ -31,15 +31,15 @@ def edge_nodes(
     """
     link = EDGE_NETWORK if network is None else parse_link(network)
     if speeds is not None:
-        return EdgeNodes(speeds=parse_edge_speeds(speeds, workers), link=link)
-    if workers is None:
-        workers = workers_assumed(pipeline)
-    if workers > _MOST_WORKERS:
+        each = parse_edge_speeds(speeds, workers, of="--edge-workers")
+    else:
+        each = (1.0,) * (workers_assumed(pipeline) if workers is None else workers)
+    if len(each) > _MOST_WORKERS:
         raise InvalidInputError(
-            f"--edge-workers: {workers} are more than the {_MOST_WORKERS} that can share tiles; give fewer",
+            f"--edge-workers: {len(each)} are more than the {_MOST_WORKERS} that are planned for; give fewer",
             subject="--edge-workers",
         )
-    return EdgeNodes(speeds=(1.0,) * workers, link=link)
+    return EdgeNodes(speeds=each, link=link)
 
 
 def workers_assumed(pipeline: InferencePipeline | None) -> int:
@@ -49,21 +49,21 @@ def workers_assumed(pipeline: InferencePipeline | None) -> int:
     return workers_sharing_tiles(pipeline.spec, assumed_edge_workers(pipeline) or 1)
 
 
-def parse_edge_speeds(text: str, workers: int | None = None) -> tuple[float, ...]:
+def parse_edge_speeds(text: str, count: int | None, *, of: str) -> tuple[float, ...]:
     """Reads the workers' speeds relative to the edge tier's, like `1,1,0.5,1`; the first is the edge worker's own.
 
+    Args:
+        text: What `--edge-speeds` says.
+        count: How many there have to be, if that is known.
+        of: What says so.
+
     Raises:
-        InvalidInputError: where one is no positive number, or they are not as many as `workers`.
+        InvalidInputError: where one is no positive number, or there aren't as many.
     """
     speeds = tuple(_speed(part) for part in text.split(","))
-    if workers is not None and len(speeds) != workers:
+    if count is not None and len(speeds) != count:
         raise InvalidInputError(
-            f"--edge-speeds: {text!r} has {len(speeds)}, but --edge-workers says {workers}; give one per worker",
-            subject="--edge-speeds",
-        )
-    if len(speeds) > _MOST_WORKERS:
-        raise InvalidInputError(
-            f"--edge-speeds: {len(speeds)} workers are more than the {_MOST_WORKERS} that can share tiles; give fewer",
+            f"--edge-speeds: {text!r} has {len(speeds)}, but {of} asks for {count}; give one per worker",
             subject="--edge-speeds",
         )
     return speeds

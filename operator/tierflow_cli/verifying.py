@@ -60,18 +60,45 @@ def parse_cut(text: str, graph: Graph) -> tuple[str, str]:
     Raises:
         InvalidInputError: where there is no comma, or several and it isn't clear which one separates the names.
     """
+    found = names_around_comma(text, graph)
+    if found is None:
+        raise InvalidInputError(
+            f"--cut: {text!r} {_why_none(text, 'cut')}; write LAST_DEVICE_LAYER,LAST_EDGE_LAYER, like conv1,conv3, or "
+            "use --device-layer and --edge-layer",
+            subject="--cut",
+        )
+    return found
+
+
+def parse_run(text: str, graph: Graph) -> tuple[str, str]:
+    """Reads `FIRST_LAYER,LAST_LAYER`.
+
+    Raises:
+        InvalidInputError: where there is no comma, or several and it isn't clear which one separates the names.
+    """
+    found = names_around_comma(text, graph)
+    if found is None or not all(found):
+        reason = _why_none(text, "run") if found is None else "leaves a layer out"
+        raise InvalidInputError(
+            f"--run: {text!r} {reason}; write FIRST_LAYER,LAST_LAYER, like conv1,pool3", subject="--run"
+        )
+    return found
+
+
+def names_around_comma(text: str, graph: Graph) -> tuple[str, str] | None:
+    """Two names of layers with a comma between them, either of which may be empty.
+
+    Where there are several commas, it is the one around which both are names of the graph; None where there is none.
+    """
     commas = [place for place, letter in enumerate(text) if letter == ","]
     found = [(text[:place], text[place + 1 :]) for place in commas]
     if len(found) > 1:
         found = [pair for pair in found if all(name in graph.place or not name for name in pair)]
-    if len(found) != 1:
-        problem = "is no cut" if not commas else "may be split at more than one comma, or at none"
-        raise InvalidInputError(
-            f"--cut: {text!r} {problem}; write LAST_DEVICE_LAYER,LAST_EDGE_LAYER, like conv1,conv3, or use "
-            "--device-layer and --edge-layer",
-            subject="--cut",
-        )
-    return found[0]
+    return found[0] if len(found) == 1 else None
+
+
+def _why_none(text: str, noun: str) -> str:
+    return "may be split at more than one comma, or at none" if "," in text else f"is no {noun}"
 
 
 def check(model: Model, cuts: Sequence[Cut], *, seed: int = 0, threads: int = 1) -> tuple[CutCheck, ...]:
