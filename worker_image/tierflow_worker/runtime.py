@@ -98,9 +98,17 @@ class Session:
         outputs: ONNX's type name by output name, in the model's order.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, source: str) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        *,
+        source: str,
+        held: Mapping[str, onnxruntime.OrtValue] | None = None,
+    ) -> None:
         self._session = session
-        self.inputs: Final = {node.name: _dtype(node, source) for node in session.get_inputs()}
+        self._held: Final = dict(held or {})  # inputs that are the same in each run
+        given = [node for node in session.get_inputs() if node.name not in self._held]
+        self.inputs: Final = {node.name: _dtype(node, source) for node in given}
         self.outputs: Final = {node.name: _dtype(node, source) for node in session.get_outputs()}
         self._numpy_types: Final = {name: numpy_dtype(dtype) for name, dtype in self.inputs.items()}
         types = {*self.inputs.values(), *self.outputs.values()}
@@ -132,8 +140,8 @@ class Session:
         options = (cancellation or Cancellation())._options
         try:
             if self._plain:
-                return dict(zip(wanted, self._session.run(wanted, fed, options), strict=True))
-            values = {name: _to_value(array, self.inputs[name]) for name, array in fed.items()}
+                return dict(zip(wanted, self._session.run(wanted, {**fed, **self._held}, options), strict=True))
+            values = self._held | {name: _to_value(array, self.inputs[name]) for name, array in fed.items()}
             results = self._session.run_with_ort_values(wanted, values, options)
         except Exception as error:
             raise _run_error(error, cancelled=bool(options.terminate)) from error
@@ -200,21 +208,34 @@ class Weights:
         self._read = read
         self._values: dict[str, onnxruntime.OrtValue] = {}
 
-    def of(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
-        """The values of some of them, for `create_kernel_session`."""
+    def shared(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
+        """The values of some of them, which are kept."""
         for name in names:
             if name not in self._values:
-                self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._read(name)))
+                self._values[name] = self._value(name)
         return {name: self._values[name] for name in names}
 
+    def once(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
+        """The values of some of them, which go when the caller lets go of them."""
+        return {name: self._values.get(name) or self._value(name) for name in names}
 
-def create_kernel_session(model: bytes, weights: Weights, names: Sequence[str], *, threads: int = 1) -> Session:
+    def _value(self, name: str) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._read(name)))
+
+
+def create_kernel_session(
+    model: bytes, weights: Weights, *, shared: Sequence[str] = (), own: Sequence[str] = (), threads: int = 1
+) -> Session:
     """Loads a model whose nodes are already what the runtime made of them; it is run as it is.
 
+    ONNX Runtime copies a model's constants into each session. What several sessions need is therefore an input of
+    the model, which each run is given.
+
     Args:
-        model: The serialised model; the content of the initialisers `names` is left out.
-        weights: What holds that content. It has to outlive the session.
-        names: The initialisers to take from `weights`.
+        model: The serialised model.
+        weights: What holds the content of constants.
+        shared: Inputs of the model to take from `weights`, where they are kept.
+        own: Initialisers of the model, written without content, to take from `weights`; the session has a copy.
         threads: Threads within a layer.
 
     Raises:
@@ -222,13 +243,13 @@ def create_kernel_session(model: bytes, weights: Weights, names: Sequence[str], 
     """
     options = _options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    values = weights.of(names)
+    values = weights.once(own)
     options.add_external_initializers(list(values), list(values.values()))
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _load_error(error, "a part of the segment") from error
-    return Session(session, source="a part of the segment")
+    return Session(session, source="a part of the segment", held=weights.shared(shared))
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

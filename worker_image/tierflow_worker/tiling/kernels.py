@@ -32,7 +32,7 @@ class Kernels:
     Attributes:
         nodes: Its kernels in the order of execution.
         constants: All initialisers, without content where they are large.
-        weights: The content of the large ones, shared by all sessions.
+        weights: The content of the large ones.
         blocked: Kernel tensors with channels in blocks.
         plain_to_blocked: For tensors of the original segment that kernels exchange in blocks, the kernels' name of it.
         value_types: By name, the type of the segment's inputs and outputs.
@@ -178,7 +178,7 @@ def block_size() -> int:
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(BLOCKED_DOMAIN, 1)],
         ir_version=8,
     )
-    session = create_kernel_session(model.SerializeToString(), Weights(_no_weights), [])
+    session = create_kernel_session(model.SerializeToString(), Weights(_no_weights))
     order = session.run({"plain": np.arange(128, dtype=np.float32).reshape(1, 64, 1, 2)})["blocked"].ravel()
     # Element 1 is the first channel's second place: it follows the first place of a whole block of channels.
     return int(np.flatnonzero(order == 1)[0])

@@ -155,7 +155,9 @@ def stretch_session(kernels: Kernels, inputs: Sequence[str], outputs: Sequence[s
         [kernels.value_types[name] for name in inputs if name in used],
         [kernels.value_types[name] for name in outputs],
     )
-    return _session(kernels, nodes, (), *types, threads=threads)
+    constants = _constants_of(kernels, nodes)
+    own = [tensor.name for tensor in constants if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    return create_kernel_session(_model(kernels, nodes, constants, *types), kernels.weights, own=own, threads=threads)
 
 
 def tile_session(kernels: Kernels, run: RunKernels, footprint: Footprint, *, threads: int) -> Session:
@@ -165,7 +167,13 @@ def tile_session(kernels: Kernels, run: RunKernels, footprint: Footprint, *, thr
         builder.add(node, step, pads, slices)
     builder.crop()
     types = [_of_any_size(kernels, name) for name in run.inputs], [_of_any_size(kernels, name) for name in run.outputs]
-    return _session(kernels, builder.nodes, builder.constants, *types, threads=threads)
+    constants = _constants_of(kernels, builder.nodes)
+    # Each case has a session, and weights have to be there once for all of them: they are inputs.
+    shared = [tensor for tensor in constants if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    small = [tensor for tensor in constants if tensor.data_location != onnx.TensorProto.EXTERNAL]
+    types[0].extend(helper.make_tensor_value_info(item.name, item.data_type, list(item.dims)) for item in shared)
+    model = _model(kernels, builder.nodes, [*small, *builder.constants], *types)
+    return create_kernel_session(model, kernels.weights, shared=[tensor.name for tensor in shared], threads=threads)
 
 
 class _TileBuilder:
@@ -277,20 +285,22 @@ def _of_any_size(kernels: Kernels, name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, tensor.elem_type, [None] * len(tensor.shape.dim))
 
 
-def _session(
+def _constants_of(kernels: Kernels, nodes: Sequence[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    """The segment's constants that some of its kernels read."""
+    used = {name for node in nodes for name in node.input}
+    return [tensor for name, tensor in kernels.constants.items() if name in used]
+
+
+def _model(
     kernels: Kernels,
     nodes: Sequence[onnx.NodeProto],
     constants: Sequence[onnx.TensorProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
-    *,
-    threads: int,
-) -> Session:
-    used = {name for node in nodes for name in node.input}
-    held = [tensor for name, tensor in kernels.constants.items() if name in used]
-    graph = helper.make_graph(nodes, "part", inputs, outputs, [*held, *constants])
+) -> bytes:
+    """The model of a part of the segment."""
+    graph = helper.make_graph(nodes, "part", inputs, outputs, constants)
     opsets = {item.domain: item for item in kernels.opset_imports}
     opsets.setdefault(BLOCKED_DOMAIN, helper.make_opsetid(BLOCKED_DOMAIN, 1))
     model = helper.make_model(graph, opset_imports=list(opsets.values()), ir_version=kernels.ir_version)
-    shared = [tensor.name for tensor in held if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    return create_kernel_session(model.SerializeToString(), kernels.weights, shared, threads=threads)
+    return model.SerializeToString()
