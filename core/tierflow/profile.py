@@ -137,7 +137,8 @@ def _crossing(graph: Graph, profiles: Mapping[Tier, Profile], lower: Tier, upper
     below, above = profiles[lower], profiles[upper]
     torn: Array = np.array(
         [
-            below.leaves.get(name, 0.0) + above.crossings.get(name, 0.0) - above.leaves.get(name, 0.0)
+            # Measured apart from each other, a loss in all can come out smaller than one side's part of it.
+            below.leaves.get(name, 0.0) + max(0.0, above.crossings.get(name, 0.0) - above.leaves.get(name, 0.0))
             for name in graph.tensors
         ],
         dtype=np.float64,

@@ -56,6 +56,8 @@ class GatedSegment:
 
     computes = True
     load_seconds = 0.0
+    staged = None
+    held = None
 
     def __init__(self, segment: SegmentDescriptor) -> None:
         self.computed = computed_tensors(segment)

@@ -23,6 +23,7 @@ from tierflow.graph import Tensor
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
     PROBE_PARAMETER,
+    RUN_PARAMETER,
     SECONDS_PARAMETER,
     InferRequest,
     InferResponse,
@@ -38,6 +39,7 @@ from tierflow_worker.metrics import Metrics, Outcome, outcome_of
 from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.segments import LoadedSegment, SegmentStore
 from tierflow_worker.tensors import check_tensors
+from tierflow_worker.tiling.requests import Tiling, compute_tile
 
 MODEL_VERSION: Final = "1"
 """The one version that a pipeline has for clients; a plan's change is no new version, since no answer changes."""
@@ -107,6 +109,7 @@ class DataPlane:
         metrics: Where requests and runs are counted.
         log: Bound to the worker.
         in_flight_limit: Requests that may be under way in all.
+        tiling: The tile workers that are there, for runs that are shared; None where there never are any.
         version: Of Tierflow.
         clock: Monotonic seconds.
     """
@@ -121,6 +124,7 @@ class DataPlane:
         metrics: Metrics,
         log: Log,
         in_flight_limit: int = 128,
+        tiling: Tiling | None = None,
         version: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -131,6 +135,7 @@ class DataPlane:
         self._metrics = metrics
         self._log = log
         self._in_flight_limit = in_flight_limit
+        self._tiling = tiling
         self._version = version
         self._clock = clock
         self._loaded = False
@@ -227,6 +232,10 @@ class DataPlane:
         if deadline is not None and began >= deadline:
             raise DeadlineExceededError("the deadline had passed before the request came")
         self._check_model(request.model, request.version)
+        if RUN_PARAMETER in request.parameters:
+            made = await compute_tile(request, self._descriptor, self._store, self._queue)
+            spent = {SECONDS_PARAMETER: self._clock() - began}
+            return InferResponse(request.model, (made,), request.id, spent, MODEL_VERSION)
         wanted = self._wanted(request.outputs)
         boundary = request.parameters.get(BOUNDARY_PARAMETER)
         place = self._place(boundary)
@@ -286,7 +295,7 @@ class DataPlane:
         tensors = check_tensors(request.tensors, segment.accepts.tensors, what=what)
         loaded = await self._store.get(place)
         if loaded.computes:
-            tensors |= await self._compute(segment, loaded, tensors)
+            tensors |= await self._compute(segment, loaded, tensors, deadline)
         own = tuple(tensors[result.name] for result in segment.results if not wanted or result.name in wanted)
         missing = tuple(name for name in wanted if all(tensor.name != name for tensor in own))
         if segment.sends is None or segment.downstream is None or (wanted and not missing):
@@ -302,8 +311,17 @@ class DataPlane:
         return own + answer.tensors
 
     async def _compute(
-        self, segment: SegmentDescriptor, loaded: LoadedSegment, tensors: Mapping[str, InferTensor]
+        self,
+        segment: SegmentDescriptor,
+        loaded: LoadedSegment,
+        tensors: Mapping[str, InferTensor],
+        deadline: float | None,
     ) -> dict[str, InferTensor]:
+        if loaded.staged is not None and self._tiling is not None and self._tiling.available():
+            began = self._clock()
+            shared = await loaded.run_shared(tensors, self._queue, self._tiling, deadline)
+            asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, self._clock() - began)
+            return shared
         cancellation = loaded.cancellation()
         computed, seconds = await self._queue.run(lambda: loaded.run(tensors, cancellation), cancel=cancellation.cancel)
         asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, seconds)

@@ -7,11 +7,13 @@ graph would otherwise stay in the worker's memory for good, and because it goes 
 import contextlib
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -53,8 +55,25 @@ def segment_file(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache
     return cache_dir / "segments" / hashlib.sha256(key.encode()).hexdigest()[:32] / "model.onnx"
 
 
+def kernels_file(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> Path:
+    """Where the kernels are kept that this machine's runtime makes of a segment with tiled runs."""
+    marks = [name for run in segment.runs for name in (run.input.name, run.output.name)]
+    key = "\0".join((_FORMAT, version("onnxruntime"), _processor(), *marks))
+    folder = segment_file(descriptor, segment, cache_dir).parent
+    return folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
+
+
+def _processor() -> str:
+    """What the runtime's choice of kernels depends on, as a text."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.machine()
+
+
 class Cutting:
-    """A process that cuts out the model of one segment.
+    """A process that cuts out the model of one segment, and has the runtime make kernels of it where runs are tiled.
 
     Args:
         descriptor_file: The worker's descriptor.
@@ -129,6 +148,18 @@ def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir:
     return target
 
 
+def make_kernels(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> None:
+    """Writes the kernels of a segment with tiled runs, in this process."""
+    from tierflow_worker.tiling.kernels import optimise
+    from tierflow_worker.tiling.staged import marks_of
+
+    target = kernels_file(descriptor, segment, cache_dir)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=target.parent) as folder:
+        unfinished = Path(folder, target.name)
+        optimise(segment_file(descriptor, segment, cache_dir), marks_of(segment), unfinished)
+        unfinished.rename(target)
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Removes what processes left behind that were killed while they cut."""
     for leftover in folder.glob(f"{_UNFINISHED}*"):
@@ -142,7 +173,11 @@ def main() -> int:
     descriptor_file, place, cache_dir = sys.argv[1:]
     try:
         descriptor = descriptors.decode(Path(descriptor_file).read_bytes())
-        extract(descriptor, descriptor.segments[int(place)], Path(cache_dir))
+        segment = descriptor.segments[int(place)]
+        if not segment_file(descriptor, segment, Path(cache_dir)).exists():
+            extract(descriptor, segment, Path(cache_dir))
+        if segment.runs:
+            make_kernels(descriptor, segment, Path(cache_dir))
     except (TierflowError, OSError) as error:
         kind = type(error).__name__ if isinstance(error, TierflowError) else TierflowError.__name__
         report = _Report(kind, str(error), getattr(error, "subject", ""))

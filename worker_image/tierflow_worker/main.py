@@ -47,7 +47,7 @@ def _read_descriptor(settings: Settings) -> WorkerDescriptor:
 
 def _run(settings: Settings, descriptor: WorkerDescriptor, log: Log, began: float) -> None:
     keep_freed_memory()
-    loader = SegmentLoader(descriptor, settings.descriptor, settings.cache_dir, threads=settings.threads)
+    loader = SegmentLoader(descriptor, settings.descriptor, settings.cache_dir, threads=settings.threads, log=log)
     store = SegmentStore(descriptor.segments, loader.load, idle_seconds=settings.drain_seconds)
     if descriptor.segments:
         log.info("loading segment", segment=descriptor.segments[0].id, layers=descriptor.segments[0].layers)

@@ -100,6 +100,7 @@ class Metrics:
         self._declare_requests()
         self._declare_segments()
         self._declare_links()
+        self._declare_tiles()
         build = self._gauge(
             "tierflow_build_info", "Constant 1; the labels say what runs.", "version", "runtime_version"
         )
@@ -172,6 +173,43 @@ class Metrics:
         self._received = Counter(
             "tierflow_link_received_bytes", "Bytes received over it.", (*_LINK, "purpose"), registry=self.registry
         )
+
+    def _declare_tiles(self) -> None:
+        self._tile_seconds = self._histogram(
+            "tierflow_tile_seconds",
+            "Time of the tiles of this worker's requests, the way to other workers included.",
+            "run",
+            "worker",
+        )
+        self._tiles_failed = Counter(
+            "tierflow_tiles_failed",
+            "Tiles that another worker could not compute, and that were computed elsewhere.",
+            (*_WORKER, "run"),
+            registry=self.registry,
+        )
+        self._tiles_hedged = Counter(
+            "tierflow_tiles_hedged",
+            "Tiles that were late, and were computed elsewhere as well.",
+            (*_WORKER, "run"),
+            registry=self.registry,
+        )
+        self._tile_workers = self._gauge("tierflow_tile_workers", "Tile workers that answer.")
+
+    def observe_tile(self, run: str, worker: str, seconds: float) -> None:
+        """Records the time of a tile, given by its run's id and by who computed it: `local`, or an address."""
+        self._tile_seconds.labels(*self._worker, run, worker).observe(seconds)
+
+    def count_failed_tile(self, run: str) -> None:
+        """Counts a tile that another worker could not compute."""
+        self._tiles_failed.labels(*self._worker, run).inc()
+
+    def count_hedged_tile(self, run: str) -> None:
+        """Counts a tile that was late."""
+        self._tiles_hedged.labels(*self._worker, run).inc()
+
+    def set_tile_workers(self, workers: int) -> None:
+        """Sets how many tile workers answer."""
+        self._tile_workers.labels(*self._worker).set(workers)
 
     def observe_request(self, outcome: Outcome, seconds: float) -> None:
         """Counts a request that ended, `seconds` after it came."""

@@ -6,13 +6,19 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
-from tierflow.errors import InvalidModelError, UnknownBoundaryError
+from tierflow.errors import InvalidModelError, UnknownBoundaryError, UnsupportedError
 from tierflow.protocol.messages import InferTensor
-from tierflow_worker.extraction import Cutting, computed_tensors, segment_file
+from tierflow_worker.extraction import Cutting, computed_tensors, kernels_file, segment_file
 from tierflow_worker.layer_times import LayerRecorder
+from tierflow_worker.logs import Log
+
+if TYPE_CHECKING:
+    from tierflow_worker.queue import ComputeQueue
+    from tierflow_worker.tiling.requests import Tiling
+    from tierflow_worker.tiling.staged import HeldRuns, StagedSegment
 
 
 class LoadedSegment:
@@ -23,6 +29,8 @@ class LoadedSegment:
         session: Its `tierflow_worker.runtime.Session`; None for a segment that computes nothing.
         load_seconds: How long it took to cut out and load.
         recorder: What the session was created with to record its layers; None for a session that records nothing.
+        staged: The segment in stages, where some of its runs are computed together with tile workers.
+        held: Those of its runs of which tiles can be computed here.
     """
 
     def __init__(
@@ -32,8 +40,12 @@ class LoadedSegment:
         *,
         load_seconds: float = 0.0,
         recorder: LayerRecorder | None = None,
+        staged: "StagedSegment | None" = None,
+        held: "HeldRuns | None" = None,
     ) -> None:
         self.load_seconds: Final = load_seconds
+        self.staged: Final = staged
+        self.held: Final = held
         self._recorder = recorder
         self._session = session
         self._computed = computed_tensors(segment)
@@ -46,6 +58,28 @@ class LoadedSegment:
     def computes(self) -> bool:
         """Whether there is anything to compute."""
         return self._session is not None
+
+    async def run_shared(
+        self,
+        tensors: Mapping[str, InferTensor],
+        queue: "ComputeQueue",
+        tiling: "Tiling",
+        deadline: float | None,
+    ) -> dict[str, InferTensor]:
+        """As `run`, together with tile workers; only for a segment that is `staged`.
+
+        Args:
+            tensors: The checked tensors that it accepts, by name.
+            queue: Where this worker's own computations wait.
+            tiling: The tile workers that are there.
+            deadline: On the data plane's clock; None for none.
+        """
+        from tierflow_worker.tensors import from_array, to_array
+
+        staged = cast("StagedSegment", self.staged)
+        feeds = {name: to_array(tensors[name], dtype) for name, dtype in self._numpy_types.items()}
+        arrays = await staged.compute(feeds, queue, tiling, deadline)
+        return {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in self._computed}
 
     def cancellation(self) -> Any:
         """What ends a run of this segment: a `tierflow_worker.runtime.Cancellation`."""
@@ -85,9 +119,19 @@ class SegmentLoader:
         descriptor_file: The file it was read from.
         cache_dir: Where models and segments are kept.
         threads: Threads within a layer.
+        log: Bound to the worker; None for none.
     """
 
-    def __init__(self, descriptor: WorkerDescriptor, descriptor_file: Path, cache_dir: Path, *, threads: int) -> None:
+    def __init__(
+        self,
+        descriptor: WorkerDescriptor,
+        descriptor_file: Path,
+        cache_dir: Path,
+        *,
+        threads: int,
+        log: Log | None = None,
+    ) -> None:
+        self._log = log
         self._descriptor = descriptor
         self._descriptor_file = descriptor_file
         self._cache_dir = cache_dir
@@ -105,7 +149,8 @@ class SegmentLoader:
         if not computed_tensors(segment):
             return LoadedSegment(segment, None)
         file = segment_file(self._descriptor, segment, self._cache_dir)
-        was_cached = file.exists()
+        kernels = kernels_file(self._descriptor, segment, self._cache_dir) if segment.runs else file
+        was_cached = file.exists() and kernels.exists()
         if not was_cached:
             self._cutting = Cutting(self._descriptor_file, place, self._cache_dir)
         from tierflow_worker.runtime import create_session  # takes its time, in which the other process cuts
@@ -114,6 +159,8 @@ class SegmentLoader:
             self._cutting.wait()
             self._cutting = None
         try:
+            if segment.runs and (tiled := self._load_tiled(segment, kernels, began)) is not None:
+                return tiled
             recorder = LayerRecorder()
             session = create_session(file, threads=self._threads, profile=recorder.prefix)
         except InvalidModelError:
@@ -123,6 +170,30 @@ class SegmentLoader:
             shutil.rmtree(file.parent)
             return self.load(place)
         return LoadedSegment(segment, session, load_seconds=time.perf_counter() - began, recorder=recorder)
+
+    def _load_tiled(self, segment: SegmentDescriptor, kernels: Path, began: float) -> LoadedSegment | None:
+        """The segment with its tiled runs; None where this machine can't tile them, and computes them as a whole.
+
+        Raises:
+            UnsupportedError: where this worker computes nothing but tiles.
+        """
+        from tierflow_worker.tiling.kernels import read_kernels
+        from tierflow_worker.tiling.staged import HeldRuns, StagedSegment
+
+        if self._descriptor.role == "tiles":
+            held = HeldRuns(read_kernels(kernels), segment.runs, threads=self._threads)
+            return LoadedSegment(segment, None, held=held, load_seconds=time.perf_counter() - began)
+        computed = [tensor.name for tensor in computed_tensors(segment)]
+        try:
+            staged = StagedSegment(segment, read_kernels(kernels), computed, threads=self._threads)
+        except UnsupportedError as error:
+            if self._log is not None:
+                self._log.warning("runs are computed as a whole", segment=segment.id, reason=error.message)
+            return None
+        session = staged.whole.session
+        return LoadedSegment(
+            segment, session, load_seconds=time.perf_counter() - began, staged=staged, held=staged.held
+        )
 
     def stop(self) -> None:
         """Ends a cutting process that still runs."""

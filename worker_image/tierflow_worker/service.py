@@ -29,6 +29,7 @@ from tierflow_worker.settings import Settings
 
 if TYPE_CHECKING:
     from tierflow_worker.rest_face import RestFace
+    from tierflow_worker.tiling.peers import Peers
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
@@ -71,6 +72,7 @@ class Worker:
             )
             for downstream in _downstreams(descriptor)
         }
+        self._peers = self._tile_workers()
         self._plane = DataPlane(
             descriptor,
             store,
@@ -79,11 +81,27 @@ class Worker:
             metrics=self._metrics,
             log=log,
             in_flight_limit=settings.in_flight,
+            tiling=self._peers,
             version=_version("tierflow"),
         )
         self._rest: RestFace | None = None
         self._grpc = GrpcFace(
             self._plane, pipeline=descriptor.pipeline, max_message_bytes=settings.max_message_bytes, log=log
+        )
+
+    def _tile_workers(self) -> "Peers | None":
+        descriptor = self._descriptor
+        if not descriptor.tile_workers or descriptor.role == "tiles":
+            return None
+        from tierflow_worker.tiling.peers import Peers
+
+        return Peers(
+            descriptor.tile_workers,
+            descriptor.pipeline,
+            {run.id: run.output for segment in descriptor.segments for run in segment.runs},
+            max_message_bytes=self._settings.max_message_bytes,
+            metrics=self._metrics,
+            log=self._log,
         )
 
     async def run(self, began: float) -> None:
@@ -162,10 +180,12 @@ class Worker:
             neighbours, self._links, is_idle=is_idle, log=self._log, max_message_bytes=settings.max_message_bytes
         )
         calibration = Calibration(self._queue, self._metrics, is_idle=is_idle, threads=settings.threads)
-        tasks = (asyncio.ensure_future(prober.run()), asyncio.ensure_future(calibration.run()))
+        tasks = [asyncio.ensure_future(prober.run()), asyncio.ensure_future(calibration.run())]
+        if self._peers is not None:
+            tasks.append(asyncio.ensure_future(self._peers.run()))
         for task in tasks:
             task.add_done_callback(self._note_failure)
-        return tasks
+        return tuple(tasks)
 
     def _note_failure(self, task: "asyncio.Future[None]") -> None:
         """Logs that something in the background ended, which it never does by itself; the worker serves on."""

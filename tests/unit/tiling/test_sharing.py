@@ -59,16 +59,17 @@ class Notes:
         self.hedged.append(worker)
 
 
-def shared_run(notes: Notes, grid: Grid = TWO_BY_TWO) -> SharedRun:
-    return SharedRun("run", grid, EXTENTS, lambda tile: {"x": tile}, observer=notes)
+def shared_run(grid: Grid = TWO_BY_TWO) -> SharedRun:
+    return SharedRun("run", grid, EXTENTS, lambda tile: {"x": tile})
 
 
-def compute(run: SharedRun, *others: FakeWorker, local: FakeWorker | None = None) -> Array:
+def compute(run: SharedRun, *others: FakeWorker, local: FakeWorker | None = None, notes: Notes | None = None) -> Array:
     """The run's answer, or a failure of the test where it takes forever."""
 
     async def once() -> Array:
         result = np.full_like(WHOLE, np.nan)
-        await asyncio.wait_for(run.compute({"x": WHOLE}, result, local or FakeWorker(LOCAL), others), 60)
+        here = local or FakeWorker(LOCAL)
+        await asyncio.wait_for(run.compute({"x": WHOLE}, result, here, others, observer=notes or Notes()), 60)
         return result
 
     return asyncio.run(once())
@@ -83,14 +84,14 @@ def measured(run: SharedRun, *names: str, speed: int = 10**6) -> None:
 def test_tiles_of_all_workers_make_the_whole() -> None:
     notes = Notes()
     others = [FakeWorker(name) for name in "abc"]
-    np.testing.assert_array_equal(compute(shared_run(notes), *others), WHOLE)
+    np.testing.assert_array_equal(compute(shared_run(), *others, notes=notes), WHOLE)
     assert [len(other.tiles) for other in others] == [1, 1, 1]
     assert sorted(notes.done) == ["a", "b", "c", LOCAL]
 
 
 def test_without_other_workers_the_run_is_one_tile() -> None:
     local = FakeWorker(LOCAL)
-    np.testing.assert_array_equal(compute(shared_run(Notes()), local=local), WHOLE)
+    np.testing.assert_array_equal(compute(shared_run(), local=local), WHOLE)
     assert local.tiles == [EXTENTS.region]
 
 
@@ -98,40 +99,41 @@ def test_without_other_workers_the_run_is_one_tile() -> None:
 def test_a_tile_that_fails_is_computed_by_another_worker(fault: str) -> None:
     notes = Notes()
     broken = FakeWorker("b", **{fault: True})
-    np.testing.assert_array_equal(compute(shared_run(notes), FakeWorker("a"), broken, FakeWorker("c")), WHOLE)
+    np.testing.assert_array_equal(compute(shared_run(), FakeWorker("a"), broken, FakeWorker("c"), notes=notes), WHOLE)
     assert notes.failed == ["b"]
     assert len(notes.done) == 4
 
 
 def test_a_worker_that_hangs_is_hedged_and_its_tile_computed_elsewhere() -> None:
     notes = Notes()
-    run = shared_run(notes)
+    run = shared_run()
     measured(run, LOCAL, "a", "b", "c")
-    np.testing.assert_array_equal(compute(run, FakeWorker("a"), FakeWorker("b", hangs=True), FakeWorker("c")), WHOLE)
+    np.testing.assert_array_equal(
+        compute(run, FakeWorker("a"), FakeWorker("b", hangs=True), FakeWorker("c"), notes=notes), WHOLE
+    )
     assert notes.hedged == ["b"]
 
 
 def test_a_worker_that_hangs_at_its_first_tile_does_not_hold_the_request() -> None:
     notes = Notes()
-    np.testing.assert_array_equal(compute(shared_run(notes, Grid(2, 1)), FakeWorker("a", hangs=True)), WHOLE)
+    np.testing.assert_array_equal(compute(shared_run(Grid(2, 1)), FakeWorker("a", hangs=True), notes=notes), WHOLE)
     assert notes.hedged == ["a"]
 
 
 def test_when_all_others_fail_this_worker_computes_everything() -> None:
-    notes = Notes()
     local = FakeWorker(LOCAL)
     others = [FakeWorker(name, fails=True) for name in "abc"]
-    np.testing.assert_array_equal(compute(shared_run(notes), *others, local=local), WHOLE)
+    np.testing.assert_array_equal(compute(shared_run(), *others, local=local), WHOLE)
     assert len(local.tiles) == 4
 
 
 def test_what_this_worker_itself_fails_with_is_what_the_request_fails_with() -> None:
     with pytest.raises(TierflowError, match="local is gone"):
-        compute(shared_run(Notes()), FakeWorker("a"), local=FakeWorker(LOCAL, fails=True))
+        compute(shared_run(), FakeWorker("a"), local=FakeWorker(LOCAL, fails=True))
 
 
 def test_more_or_fewer_workers_than_planned_take_the_squarest_grid() -> None:
-    run = shared_run(Notes(), Grid(1, 4))
+    run = shared_run(Grid(1, 4))
     workers = [FakeWorker(name) for name in "abcdef"]
     assert len({tile.rows for _, tile in run.divide(workers[:4])}) == 1
     assert len(run.divide(workers[:3])) == 3

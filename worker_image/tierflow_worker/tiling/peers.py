@@ -15,31 +15,19 @@ from tierflow.graph import Tensor
 from tierflow.protocol import wire
 from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest
 from tierflow.tiers import Tier
-from tierflow.tiling.region import Interval, Region
+from tierflow.tiling.region import Region
 from tierflow_worker.chain import DownstreamClient, channel_options
 from tierflow_worker.logs import Log
+from tierflow_worker.metrics import Metrics
 from tierflow_worker.runtime import Array, numpy_dtype
 from tierflow_worker.tensors import from_array, to_array
+from tierflow_worker.tiling.requests import write_tile
 
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
 
 _ANSWER_SECONDS: Final = 2.0
 """How long a worker may take to say that it is ready."""
-
-
-def write_tile(tile: Region) -> str:
-    """A region as requests for tiles have it: `r0:r1,c0:c1`."""
-    return f"{tile.rows.start}:{tile.rows.stop},{tile.columns.start}:{tile.columns.stop}"
-
-
-def read_tile(text: str) -> Region | None:
-    """The region that `write_tile` wrote; None where the text is none."""
-    try:
-        rows, columns = (Interval(*map(int, part.split(":"))) for part in text.split(","))
-    except (ValueError, TypeError):
-        return None
-    return Region(rows, columns)
 
 
 class Peer:
@@ -67,7 +55,7 @@ class Peer:
         self._ready = self._channel.unary_unary(f"/{wire.SERVICE}/ServerReady")
 
     async def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], deadline: float | None) -> Array:
-        """Has the worker compute a tile; see `tierflow_worker.tiling.sharing.TileWorker`."""
+        """Has the worker compute a tile; see `tierflow_worker.tiling.requests.TileWorker`."""
         request = InferRequest(
             model=self._pipeline,
             tensors=tuple(from_array(name, str(array.dtype), array) for name, array in inputs.items()),
@@ -103,6 +91,28 @@ class Peer:
         await asyncio.gather(self._client.close(), self._channel.close(_ANSWER_SECONDS))
 
 
+class TileRecord:
+    """Counts what became of tiles, and logs what went wrong; see `tierflow_worker.tiling.requests.TileObserver`."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+
+    def tile_done(self, run: str, worker: str, seconds: float) -> None:
+        """Records a tile."""
+        self._metrics.observe_tile(run, worker, seconds)
+
+    def tile_failed(self, run: str, worker: str, error: BaseException) -> None:
+        """Counts a tile that is computed elsewhere because its worker failed."""
+        self._metrics.count_failed_tile(run)
+        self._log.warning("tile failed", run=run, worker=worker, error=str(error)[:300])
+
+    def tile_hedged(self, run: str, worker: str) -> None:
+        """Counts a tile that is computed elsewhere as well because it is late."""
+        self._metrics.count_hedged_tile(run)
+        self._log.info("tile late", run=run, worker=worker)
+
+
 class Peers:
     """The tile workers of an edge worker, as they come and go.
 
@@ -111,12 +121,22 @@ class Peers:
         pipeline: The pipeline's name.
         outputs: By run id, the run's output.
         max_message_bytes: Largest message either way.
+        metrics: Where tiles and workers are counted.
         log: Bound to the worker.
     """
 
     def __init__(
-        self, where: str, pipeline: str, outputs: Mapping[str, Tensor], *, max_message_bytes: int, log: Log
+        self,
+        where: str,
+        pipeline: str,
+        outputs: Mapping[str, Tensor],
+        *,
+        max_message_bytes: int,
+        metrics: Metrics,
+        log: Log,
     ) -> None:
+        self.observer: Final = TileRecord(metrics, log)
+        self._metrics = metrics
         self._where = where
         self._pipeline = pipeline
         self._outputs = outputs
@@ -151,6 +171,7 @@ class Peers:
             )
         await asyncio.gather(*(peer.look() for peer in self._peers.values()))
         now = {peer.name for peer in self.available()}
+        self._metrics.set_tile_workers(len(now))
         if now != before:
             self._log.info("tile workers", joined=sorted(now - before), left=sorted(before - now), available=len(now))
 

@@ -7,7 +7,7 @@ peers is computed elsewhere, in the end by this worker itself.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from tierflow.errors import TierflowError
 from tierflow.tiling.layout import Grid, grids_for, layout
@@ -15,6 +15,7 @@ from tierflow.tiling.region import Region
 from tierflow.tiling.rules import Extents
 from tierflow_worker.runtime import Array
 from tierflow_worker.tiling.engine import cut_out, place
+from tierflow_worker.tiling.requests import TileObserver, TileWorker
 from tierflow_worker.tiling.speeds import TileSpeeds
 
 LOCAL: Final = "local"
@@ -29,34 +30,6 @@ _FIRST_PATIENCE_SECONDS: Final = 2.0
 """How long to wait for tiles while a worker among theirs was never measured."""
 
 
-class TileWorker(Protocol):
-    """Who computes tiles of a run: this worker itself, or another one."""
-
-    @property
-    def name(self) -> str:
-        """Its name: `local`, or its address."""
-
-    async def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], deadline: float | None) -> Array:
-        """The run's output at `tile`, from what `needs` says of its inputs.
-
-        Raises:
-            TierflowError: where it can't, whatever the reason.
-        """
-
-
-class Observer(Protocol):
-    """Who wants to know what became of tiles."""
-
-    def tile_done(self, run: str, worker: str, seconds: float) -> None:
-        """A worker has computed a tile."""
-
-    def tile_failed(self, run: str, worker: str, error: BaseException) -> None:
-        """A worker could not compute a tile."""
-
-    def tile_hedged(self, run: str, worker: str) -> None:
-        """A worker was late, and its tile is computed elsewhere as well."""
-
-
 class SharedRun:
     """A run that is computed together with other workers.
 
@@ -65,7 +38,6 @@ class SharedRun:
         grid: The grid for all workers that the plan counts on.
         extents: The size of its output.
         needs: The region of each input that an output region needs.
-        observer: Is told of tiles.
         clock: Monotonic seconds, the one of deadlines.
     """
 
@@ -76,14 +48,12 @@ class SharedRun:
         extents: Extents,
         needs: Callable[[Region], Mapping[str, Region]],
         *,
-        observer: Observer,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run = run
         self._grid = grid
         self._extents = extents
         self._needs = needs
-        self._observer = observer
         self._clock = clock
         self.speeds: Final = TileSpeeds()
 
@@ -102,6 +72,7 @@ class SharedRun:
         local: TileWorker,
         others: Sequence[TileWorker],
         *,
+        observer: TileObserver,
         deadline: float | None = None,
     ) -> None:
         """Computes the run.
@@ -111,6 +82,7 @@ class SharedRun:
             result: Where the output is written to: [batch, channels, rows, columns].
             local: This worker.
             others: Those that are there now; with none the run is one tile, computed here.
+            observer: Is told of tiles.
             deadline: On `clock`; None for none.
 
         Raises:
@@ -119,7 +91,7 @@ class SharedRun:
         began = self._clock()
         divided = self.divide([local, *others])
         finished: list[TileWorker] = []
-        request = _Request(inputs, result, local, deadline, finished)
+        request = _Request(inputs, result, local, deadline, finished, observer)
         expected = [self.speeds.expected_seconds(worker.name, tile.area) for worker, tile in divided]
         known = [seconds for seconds in expected if seconds is not None]
         patience = _FIRST_PATIENCE_SECONDS
@@ -144,7 +116,7 @@ class SharedRun:
         try:
             done, _ = await asyncio.wait(attempts, timeout=patience)
             if not done:
-                self._observer.tile_hedged(self._run, worker.name)
+                request.observer.tile_hedged(self._run, worker.name)
             if any(_succeeded(attempt) for attempt in done):
                 return
             attempts = {attempt for attempt in attempts if not attempt.done()}
@@ -179,12 +151,12 @@ class SharedRun:
             place(request.result, tile, made)
         except (TierflowError, OSError) as error:
             if worker is not request.local:
-                self._observer.tile_failed(self._run, worker.name, error)
+                request.observer.tile_failed(self._run, worker.name, error)
                 self.speeds.forget(worker.name)
             raise
         seconds = self._clock() - began
         self.speeds.observe(worker.name, tile.area, seconds)
-        self._observer.tile_done(self._run, worker.name, seconds)
+        request.observer.tile_done(self._run, worker.name, seconds)
         request.finished.append(worker)
 
 
@@ -198,7 +170,9 @@ class _Request:
         local: TileWorker,
         deadline: float | None,
         finished: list[TileWorker],
+        observer: TileObserver,
     ) -> None:
+        self.observer = observer
         self.inputs = inputs
         self.result = result
         self.local = local

@@ -1,6 +1,6 @@
 """A segment of which some runs are computed together with tile workers: its stages, and the order of computing them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,8 @@ from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.runtime import Array, Cancellation, numpy_dtype
 from tierflow_worker.tiling.engine import RunShape, Stretch, TiledRun
 from tierflow_worker.tiling.kernels import Kernels
-from tierflow_worker.tiling.sharing import LOCAL, Observer, SharedRun, TileWorker
+from tierflow_worker.tiling.requests import Tiling
+from tierflow_worker.tiling.sharing import LOCAL, SharedRun
 
 
 class HeldRuns:
@@ -65,7 +66,7 @@ class LocalTiles:
         self._queue = queue
 
     async def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], deadline: float | None) -> Array:
-        """Computes a tile here; see `tierflow_worker.tiling.sharing.TileWorker`."""
+        """Computes a tile here; see `tierflow_worker.tiling.requests.TileWorker`."""
         del deadline  # whoever awaits this cancels it in time
         cancellation = Cancellation()
         made, _ = await self._queue.run(
@@ -89,7 +90,6 @@ class StagedSegment:
         segment: What the descriptor says of it.
         kernels: Its kernels, with the inputs and outputs of all runs as marks.
         computed: Names of all that it computes.
-        observer: Is told of tiles.
         threads: Threads within a kernel.
     """
 
@@ -99,15 +99,13 @@ class StagedSegment:
         kernels: Kernels,
         computed: Sequence[str],
         *,
-        observer: Observer,
         threads: int,
     ) -> None:
         self.held: Final = HeldRuns(kernels, segment.runs, threads=threads)
         self.whole: Final = Stretch(kernels, _names(segment), computed, threads=threads)
         self._shared = {
             run.id: SharedRun(
-                run.id, Grid(run.rows, run.columns), self.held.find(run.id).extents, self.held.find(run.id).needs,
-                observer=observer,
+                run.id, Grid(run.rows, run.columns), self.held.find(run.id).extents, self.held.find(run.id).needs
             )
             for run in segment.runs
         }  # fmt: skip
@@ -118,7 +116,7 @@ class StagedSegment:
         self,
         tensors: Mapping[str, Array],
         queue: ComputeQueue,
-        others: Callable[[], Sequence[TileWorker]],
+        tiling: Tiling,
         deadline: float | None,
     ) -> dict[str, Array]:
         """Computes the segment together with other workers.
@@ -126,7 +124,7 @@ class StagedSegment:
         Args:
             tensors: What it accepts.
             queue: Where this worker's own computations wait for their turn.
-            others: The tile workers that are there, asked for each run anew.
+            tiling: The tile workers that are there, asked for each run anew.
             deadline: On the data plane's clock; None for none.
 
         Returns:
@@ -144,7 +142,9 @@ class StagedSegment:
                 run = self.held.descriptors[stage.run]
                 result = np.empty(run.output.shape, numpy_dtype(run.output.dtype))
                 inputs = {run.input.name: known[run.input.name]}
-                await self._shared[run.id].compute(inputs, result, local, others(), deadline=deadline)
+                await self._shared[run.id].compute(
+                    inputs, result, local, tiling.available(), observer=tiling.observer, deadline=deadline
+                )
                 known[run.output.name] = result
         return {name: known[name] for name in self._computed}
 

@@ -1,0 +1,140 @@
+"""Requests for tiles: what a worker does with one that another worker sent.
+
+Imports nothing of the runtime, which a worker's start waits for elsewhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tierflow.descriptor import RunDescriptor, WorkerDescriptor
+from tierflow.errors import InvalidRequestError, UnknownBoundaryError
+from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferTensor
+from tierflow.tiling.region import Interval, Region
+from tierflow_worker.queue import ComputeQueue
+from tierflow_worker.segments import SegmentStore
+
+if TYPE_CHECKING:
+    from tierflow_worker.runtime import Array
+
+
+class TileWorker(Protocol):
+    """Who computes tiles of a run: this worker itself, or another one."""
+
+    @property
+    def name(self) -> str:
+        """Its name: `local`, or its address."""
+
+    async def compute(self, run: str, tile: Region, inputs: "Mapping[str, Array]", deadline: float | None) -> "Array":
+        """The run's output at `tile`, from what it needs of the run's inputs.
+
+        Raises:
+            TierflowError: where it can't, whatever the reason.
+        """
+
+
+class TileObserver(Protocol):
+    """Who wants to know what became of tiles."""
+
+    def tile_done(self, run: str, worker: str, seconds: float) -> None:
+        """A worker has computed a tile."""
+
+    def tile_failed(self, run: str, worker: str, error: BaseException) -> None:
+        """A worker could not compute a tile."""
+
+    def tile_hedged(self, run: str, worker: str) -> None:
+        """A worker was late, and its tile is computed elsewhere as well."""
+
+
+class Tiling(Protocol):
+    """What a data plane needs to share runs with other workers."""
+
+    @property
+    def observer(self) -> TileObserver:
+        """Is told of tiles."""
+
+    def available(self) -> Sequence[TileWorker]:
+        """The tile workers that are there."""
+
+
+def write_tile(tile: Region) -> str:
+    """A region as requests for tiles have it: `r0:r1,c0:c1`."""
+    return f"{tile.rows.start}:{tile.rows.stop},{tile.columns.start}:{tile.columns.stop}"
+
+
+def read_tile(text: object) -> Region:
+    """The region that `write_tile` wrote.
+
+    Raises:
+        InvalidRequestError: where the text is none.
+    """
+    try:
+        rows, columns = (Interval(*map(int, part.split(":"))) for part in str(text).split(","))
+    except (ValueError, TypeError) as error:
+        raise InvalidRequestError(
+            f"the parameter {TILE_PARAMETER} is {str(text)[:40]!r}; write the tile as r0:r1,c0:c1",
+            subject=TILE_PARAMETER,
+        ) from error
+    return Region(rows, columns)
+
+
+async def compute_tile(
+    request: InferRequest, descriptor: WorkerDescriptor, store: SegmentStore, queue: ComputeQueue
+) -> InferTensor:
+    """Computes the tile that a request asks for.
+
+    Raises:
+        UnknownBoundaryError: where the run isn't held here.
+        InvalidRequestError: where the tile isn't inside of the run's output, or the tensor not what it needs.
+        OverloadedError: where the queue is full.
+    """
+    wanted = str(request.parameters[RUN_PARAMETER])
+    place, run = _find(wanted, descriptor)
+    tile = read_tile(request.parameters.get(TILE_PARAMETER))
+    tensor = _only_tensor(request, run)
+    held = (await store.get(place)).held
+    if held is None:
+        raise UnknownBoundaryError(f"run {wanted} can't be tiled on this machine", subject=wanted)
+    from tierflow_worker.runtime import Cancellation, numpy_dtype
+    from tierflow_worker.tensors import from_array, to_array
+
+    array = to_array(tensor, numpy_dtype(tensor.dtype))
+    cancellation = Cancellation()
+    made, _ = await queue.run(
+        lambda: held.compute(wanted, tile, {tensor.name: array}, cancellation), cancel=cancellation.cancel
+    )
+    return from_array(run.output.name, run.output.dtype, made)
+
+
+def _find(wanted: str, descriptor: WorkerDescriptor) -> tuple[int, RunDescriptor]:
+    for place, segment in enumerate(descriptor.segments):
+        for run in segment.runs:
+            if run.id == wanted:
+                return place, run
+    held = ", ".join(run.id for segment in descriptor.segments for run in segment.runs) or "none"
+    raise UnknownBoundaryError(
+        f"run {wanted} is not held here: the sender has another plan; held: {held}", subject=wanted
+    )
+
+
+def _only_tensor(request: InferRequest, run: RunDescriptor) -> InferTensor:
+    """The one tensor that a tile is computed from, its type and its unsliced dimensions checked."""
+    if len(request.tensors) != 1 or request.tensors[0].name != run.input.name:
+        given = ", ".join(tensor.name for tensor in request.tensors) or "none"
+        raise InvalidRequestError(f"a tile of run {run.id} takes {run.input.name}, not {given}", subject=run.input.name)
+    (tensor,) = request.tensors
+    shape = tensor.shape
+    size = 1
+    for extent in shape:
+        size *= extent
+    if tensor.dtype != run.input.dtype or len(shape) != len(run.input.shape) or shape[:-2] != run.input.shape[:-2]:
+        raise InvalidRequestError(
+            f"{tensor.name} must be {run.input.dtype} {list(run.input.shape[:-2])} x rows x columns, "
+            f"not {tensor.dtype} {list(shape)}",
+            subject=tensor.name,
+        )
+    expected = run.input.size * size // max(1, run.input.elements)
+    if len(tensor.data) != expected:
+        raise InvalidRequestError(
+            f"{tensor.name} must have {expected} bytes, not {len(tensor.data)}", subject=tensor.name
+        )
+    return tensor
