@@ -75,7 +75,7 @@ def run(
     requests: Annotated[
         int,
         typer.Option("--requests", min=3, help="Requests that the plan is measured with.", rich_help_panel=_SCENARIO),
-    ] = 40,
+    ] = 30,
     worsen: Annotated[
         str | None,
         typer.Option(

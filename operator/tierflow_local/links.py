@@ -25,7 +25,8 @@ _PIECE_SECONDS: Final = 0.004
 """What is sent in one piece takes about so long, so that connections take turns."""
 _SMALLEST_PIECE: Final = 2048
 _LARGEST_PIECE: Final = 64 * 1024
-_MOST_PIECES: Final = 256
+_UNSHAPED_PIECE: Final = 256 * 1024
+_MOST_PIECES: Final = 128
 """A connection whose receiver doesn't read is not read from any more beyond this."""
 
 
@@ -52,7 +53,7 @@ class _Wire:
     def piece(self) -> int:
         """How many bytes to take at once."""
         if self.link is None:
-            return _LARGEST_PIECE
+            return _UNSHAPED_PIECE
         return int(min(max(self.link.bytes_per_second * _PIECE_SECONDS, _SMALLEST_PIECE), _LARGEST_PIECE))
 
     def send(self, size: int, now: float) -> float:

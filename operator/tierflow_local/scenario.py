@@ -30,7 +30,7 @@ from tierflow_operator.manual import broken_constraints, plan_for
 from tierflow_operator.observation import LINKS, Observation, TierLink
 
 _WARM_UP: Final = 2
-_ALONE_SECONDS: Final = 4.0
+_ALONE_SECONDS: Final = 3.0
 """A tier that is much slower than the plan is asked less often."""
 _PROBE_SECONDS: Final = 5.0
 _DECIDE_SECONDS: Final = 30.0
@@ -38,7 +38,7 @@ _NOTICED: Final = 1.25
 """A link whose measured bandwidth is within this factor of the true one has been noticed to have changed."""
 _TICK_SECONDS: Final = 0.2
 _AFTER_REQUESTS: Final = 5
-_SETTLED_REQUESTS: Final = 10
+_SETTLED_REQUESTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,9 @@ def test_two_sizes_differ_in_time_as_the_bandwidth_says(proxies: Proxies, megabi
     port = proxies.open("a", link=Link(bytes_per_second=megabits * MEGABIT, round_trip_seconds=0.004))
     proxies.set_target("a", server.port)
     unit = int(megabits * MEGABIT * 0.1)  # what crosses in 0.1 s
-    best = min(exchange(port, bytes(3 * unit))[1] - exchange(port, bytes(unit))[1] for _ in range(3))
-    assert best == pytest.approx(0.2, rel=0.25)
+    # What disturbs a transfer only adds to its time, so the fastest of several is the truest.
+    small, large = (min(exchange(port, bytes(size))[1] for _ in range(4)) for size in (unit, 3 * unit))
+    assert large - small == pytest.approx(0.2, rel=0.25)
     server.close()
 
 
@@ -91,8 +92,8 @@ def test_a_round_trip_is_paid_half_each_way(proxies: Proxies, echo: Server) -> N
     far = proxies.open("far", link=Link(bytes_per_second=1e9, round_trip_seconds=0.2))
     for name in ("near", "far"):
         proxies.set_target(name, echo.port)
-    difference = min(exchange(far, b"x")[1] - exchange(near, b"x")[1] for _ in range(3))
-    assert difference == pytest.approx(0.2, abs=0.05)
+    short, long = (min(exchange(port, b"x")[1] for _ in range(4)) for port in (near, far))
+    assert long - short == pytest.approx(0.2, rel=0.25)
 
 
 def test_connections_share_a_link(proxies: Proxies) -> None:
