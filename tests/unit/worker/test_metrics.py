@@ -64,8 +64,9 @@ def test_the_documented_table_and_the_registry_are_equal(metrics: Metrics) -> No
 
 def test_names_have_the_prefix_and_end_in_a_base_unit(metrics: Metrics) -> None:
     units = ("_seconds", "_bytes_total", "_bytes_per_second", "_total", "_info")
-    plain = {"tierflow_requests_in_flight", "tierflow_queue_length", "tierflow_queue_capacity", "tierflow_ready"}
-    names = set(re.findall(r"^\| `(\w+)`", TABLE.read_text(), re.MULTILINE)) - plain - {"tierflow_link_up", "tierflow_tile_workers"}
+    counted = {"requests_in_flight", "queue_length", "queue_capacity", "ready", "link_up", "tile_workers"}
+    plain = {f"tierflow_{name}" for name in counted}
+    names = set(re.findall(r"^\| `(\w+)`", TABLE.read_text(), re.MULTILINE)) - plain
     assert all(name.startswith("tierflow_") and name.endswith(units) for name in names)
 
 
