@@ -64,6 +64,12 @@ def exchange(port: int, data: bytes) -> tuple[bytes, float]:
     return received, time.perf_counter() - began
 
 
+def wait_for_bytes(proxies: Proxies) -> None:
+    deadline = time.monotonic() + 10
+    while proxies.traffic("a").up == 0 and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def test_bytes_come_through_unchanged_and_are_counted_each_way(proxies: Proxies) -> None:
     server = Server(lambda received: received[:1000])
     port = proxies.open("a", link=Link(bytes_per_second=50e6, round_trip_seconds=0.001))
@@ -119,9 +125,7 @@ def test_a_link_can_be_changed_while_data_flows(proxies: Proxies, echo: Server) 
     done: list[bytes] = []
     thread = threading.Thread(target=lambda: done.append(exchange(port, bytes(1_000_000))[0]))
     thread.start()
-    deadline = time.monotonic() + 10
-    while proxies.traffic("a").up == 0 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for_bytes(proxies)
     proxies.set_link("a", None)  # at the old rate it would take more than three minutes
     thread.join(timeout=60)
     assert done == [bytes(1_000_000)]
@@ -133,9 +137,7 @@ def test_new_connections_follow_the_target_and_open_ones_stay(proxies: Proxies) 
     proxies.set_target("a", first.port)
     with socket.create_connection((HOST, port), timeout=10) as early:
         early.sendall(b"x")
-        deadline = time.monotonic() + 10
-        while proxies.traffic("a").up == 0 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_for_bytes(proxies)
         proxies.set_target("a", second.port)
         assert exchange(port, b"x")[0] == b"second"
         early.shutdown(socket.SHUT_WR)
@@ -168,6 +170,7 @@ def test_closing_frees_the_ports_and_ends_connections(echo: Server) -> None:
     proxies.set_target("a", echo.port)
     client = socket.create_connection((HOST, port), timeout=10)
     client.sendall(b"x")
+    wait_for_bytes(proxies)
     proxies.close()
     proxies.close()
     with client:
