@@ -20,9 +20,13 @@ from tierflow.partition.problem import Constraints, Costs, CrossingCost, Latency
 from tierflow.plan import Plan
 from tierflow.segment import Route
 from tierflow.tiers import TIERS, Tier
+from tierflow.units import Seconds
 
 Price = Callable[[Ranks, Route], Latency]
 """The latency of a partition by a route."""
+
+Best = Callable[[Problem], Seconds]
+"""The lowest latency that a problem allows."""
 
 _RANKS: Final = {Route.RELAYED: (0, 1, 2), Route.DIRECT: (0, 2)}
 _STEP: Final = 1.3
@@ -125,13 +129,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Binding, ...]
 
 
-def explain(problem: Problem, plan: Plan, *, price: Price | None = None) -> Explanation:
+def explain(problem: Problem, plan: Plan, *, price: Price | None = None, best: Best | None = None) -> Explanation:
     """Explains a plan.
 
     Args:
         problem: What the plan answers.
         plan: Of the problem's graph; its network is the one that the problem's costs were made from.
         price: What partitions cost, for one whose edge computes tiles; by default the problem's own costs.
+        best: What the best of them costs; by default without tiles.
 
     Raises:
         InvalidInputError: where a pin names a layer that isn't there.
@@ -147,7 +152,7 @@ def explain(problem: Problem, plan: Plan, *, price: Price | None = None) -> Expl
         single_tiers=tuple(_single_tiers(beside)),
         neighbours=tuple(_neighbours(beside, ranks, plan.route)),
         flips=tuple(_flips(problem, plan.network)),
-        constraints=tuple(_bindings(problem, ranks)),
+        constraints=tuple(_bindings(problem, ranks, best or _untiled_best)),
     )
 
 
@@ -250,11 +255,15 @@ def _broken(problem: Problem, ranks: Ranks, route: Route) -> Iterator[str]:
     yield from (name for name, budget, asked in demands(graph, constraints, ranks) if asked > budget)
 
 
-def _bindings(problem: Problem, ranks: Ranks) -> Iterator[Binding]:
-    best = optimal(problem).latency.total
+def _untiled_best(problem: Problem) -> Seconds:
+    return optimal(problem).latency.total
+
+
+def _bindings(problem: Problem, ranks: Ranks, best_of: Best) -> Iterator[Binding]:
+    best = best_of(problem)
     budgets = {name: (budget, asked) for name, budget, asked in demands(problem.graph, problem.constraints, ranks)}
     for name in constraint_names(problem.constraints):
-        free = optimal(replace(problem, constraints=without(problem.constraints, name))).latency.total
+        free = best_of(replace(problem, constraints=without(problem.constraints, name)))
         limit, used = budgets.get(name, (None, None))
         yield Binding(name=name, limit=limit, used=used, costs_seconds=max(best - free, 0.0))
 

@@ -93,7 +93,9 @@ def joint(problem: Problem, edge: Profile, nodes: EdgeNodes, partitioner: Partit
     best = first
     cut = _best_cut(problem, edge, nodes)
     if cut is not None:
-        best = _better(best, tiled(problem, edge, cut, nodes))
+        # Which cuts are tried is the same for all algorithms: a plan is named after the one that was asked for.
+        asked = replace(cut, algorithm=first.partition.algorithm)
+        best = _better(best, tiled(problem, edge, asked, nodes))
     for _ in range(_ROUNDS):
         faster = replace(problem, costs=_with_tiles(problem, best))
         found = partitioner(faster)
