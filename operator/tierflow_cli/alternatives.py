@@ -3,12 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
-from tierflow.partition.explain import Price
+from tierflow.partition.explain import Best, Price
 from tierflow.partition.latency import Ranks, evaluate_ranks, ranks_of, tiers_of
 from tierflow.partition.problem import Algorithm, Latency, Partition
+from tierflow.partition.select import partitioner
 from tierflow.segment import Route
 from tierflow.tiers import TIERS, Tier
-from tierflow.tiling.joint import tiled
+from tierflow.tiling.joint import joint, tiled
 from tierflow.units import Seconds
 from tierflow_cli.planned import Planned
 
@@ -19,7 +20,7 @@ def price_of(made: Planned) -> Price:
     untiled = partial(evaluate_ranks, problem.graph, problem.costs)
     if not made.has_edge_workers:
         return untiled
-    edge = made.profile.scaled(made.plan.speeds[Tier.EDGE])
+    edge = made.edge
 
     def with_tiles(ranks: Ranks, route: Route) -> Latency:
         latency = untiled(ranks, route)
@@ -30,6 +31,15 @@ def price_of(made: Planned) -> Price:
         return replace(latency, total=Seconds(seconds), compute=compute)
 
     return with_tiles
+
+
+def best_of(made: Planned) -> Best | None:
+    """What the best partition of a problem costs on the same workers; None where they share no tiles."""
+    if not made.has_edge_workers:
+        return None
+    edge = made.edge
+    find = partitioner(Algorithm.EXACT)
+    return lambda problem: Seconds(joint(problem, edge, made.nodes, find).best.seconds)
 
 
 def single_tier_latencies(made: Planned) -> dict[Tier, Seconds]:

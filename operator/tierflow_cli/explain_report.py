@@ -7,7 +7,7 @@ from rich.console import Console
 from tierflow.network import MEGABIT
 from tierflow.partition.explain import Alternative, Binding, Explanation, Flip, explain
 from tierflow.tiers import TIERS
-from tierflow_cli.alternatives import price_of
+from tierflow_cli.alternatives import best_of, price_of
 from tierflow_cli.console import progress, table_of
 from tierflow_cli.planned import Planned
 from tierflow_cli.tiles_report import orders_of, print_orders
@@ -70,7 +70,7 @@ def print_explained(console: Console, made: Planned) -> None:
 
 def _explanation(made: Planned) -> Explanation:
     with progress("looking at other plans"):
-        return explain(made.problem, made.plan, price=price_of(made))
+        return explain(made.problem, made.plan, price=price_of(made), best=best_of(made))
 
 
 def _alternative(each: Alternative) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from tierflow.tiers import TIERS, Tier
 from tierflow_cli.alternatives import single_tier_latencies
 from tierflow_cli.console import out, table_of
 from tierflow_cli.planned import Planned
+from tierflow_cli.runs import grid_text, run_places
 from tierflow_cli.shares import name_of, shares_of
-from tierflow_cli.tiles_report import grid_text, nodes_text, print_tiles, run_places, tiling_of
+from tierflow_cli.tiles_report import nodes_text, print_tiles, tiling_of
 from tierflow_cli.wording import (
     bandwidth_text,
     bytes_text,

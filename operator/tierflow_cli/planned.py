@@ -75,6 +75,11 @@ class Planned:
         """Whether several workers can share the edge's layers."""
         return len(self.nodes.speeds) > 1
 
+    @property
+    def edge(self) -> Profile:
+        """Layer times of the edge tier."""
+        return self.profile.scaled(self.plan.speeds[Tier.EDGE])
+
 
 def planned(target: Target, wishes: Wishes) -> Planned:
     """Plans what the user named.

@@ -7,26 +7,13 @@ from rich.console import Console
 
 from tierflow.graph import Graph
 from tierflow.network import MEGABIT
-from tierflow.plan import Plan, RunPlan
+from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 from tierflow.tiling.choice import EdgeNodes
 from tierflow_cli.console import table_of
 from tierflow_cli.planned import Planned
+from tierflow_cli.runs import grid_text, run_places, untiled_seconds
 from tierflow_cli.wording import bandwidth_text, bytes_text, plain, plural, seconds_text
-
-
-def run_places(graph: Graph, plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """For each of the plan's runs the places of its layers in the graph, ascending."""
-    places = plan.segment(Tier.EDGE).segment.layers
-    return tuple(
-        tuple(place for place in places if graph.place[run.first_layer] <= place <= graph.place[run.last_layer])
-        for run in plan.tiling
-    )
-
-
-def grid_text(run: RunPlan) -> str:
-    """The grid as people write it, like `2x2`."""
-    return f"{run.rows}x{run.columns}"
 
 
 def nodes_text(nodes: EdgeNodes) -> str:
@@ -35,11 +22,6 @@ def nodes_text(nodes: EdgeNodes) -> str:
     alike = len(set(nodes.speeds)) == 1 and nodes.speeds[0] == 1
     speeds = "" if alike else f" at {', '.join(f'{speed:g}' for speed in nodes.speeds)} of its speed"
     return f"{plural(len(nodes.speeds), 'edge worker')}{speeds}, {link} between them"
-
-
-def untiled_seconds(plan: Plan) -> float:
-    """The predicted latency of the plan's cut without its tiles."""
-    return plan.predicted_seconds + sum(run.untiled_seconds - run.predicted_seconds for run in plan.tiling)
 
 
 def tiling_of(graph: Graph, plan: Plan, nodes: EdgeNodes) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
 
 from tierflow.graph import Graph, Layer, Tensor
 from tierflow.network import NETWORKS
 from tierflow.partition.latency import evaluate
 from tierflow.partition.problem import Algorithm, Latency, Partition
-from tierflow.plan import Plan, plan_of
+from tierflow.plan import Plan, RunPlan, plan_of
 from tierflow.planning import problem_of
 from tierflow.profile import Profile
 from tierflow.segment import Route
@@ -23,6 +26,36 @@ def plan_by_hand(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAY
     latency = evaluate(problem, tuple(tiers), route)
     partition = Partition(tuple(tiers), route, latency, 0.0, Algorithm.EXACT)
     return plan_of(graph, partition, model="m", network=NETWORKS["wifi"], speeds=SPEEDS), latency
+
+
+def tiled(graph: Graph, plan: Plan, runs: Sequence[Sequence[int]]) -> Plan:
+    """The plan with layers of its edge, by their places one after the other, as runs of tiles."""
+    tiling = tuple(
+        RunPlan(
+            id=f"run{number}",
+            first_layer=graph.layers[places[0]].name,
+            last_layer=graph.layers[places[-1]].name,
+            input="",
+            output="",
+            rows=2,
+            columns=2,
+            halo_factor=1.25,
+            scatter_bytes=400_000,
+            gather_bytes=100_000,
+            predicted_seconds=0.002,
+            untiled_seconds=0.005,
+        )
+        for number, places in enumerate(runs)
+    )
+    return msgspec.structs.replace(plan, tiling=tiling)
+
+
+def random_runs(generator: random.Random, tiers: Sequence[Tier]) -> tuple[tuple[int, ...], ...]:
+    """Some of the edge's layers as runs that don't overlap, in the graph's order."""
+    edge = [place for place, tier in enumerate(tiers) if tier is Tier.EDGE]
+    bounds = sorted({generator.randrange(len(edge) + 1) for _ in range(generator.randrange(1, 9))})
+    parts = [tuple(edge[start:stop]) for start, stop in pairwise(bounds)]
+    return tuple(part for part in parts if generator.random() < 0.7)
 
 
 def in_order(graph: Graph, device: float, edge: float) -> tuple[Tier, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 from tierflow.graph import Graph, Layer
 from tierflow.segment import tensors_size
 from tierflow.tiers import Tier
-from tierflow_cli.picture.collapse import Block, blocks_of, owners_of
+from tierflow_cli.picture.collapse import Block, Zone, blocks_of, owners_of
 from tierflow_cli.wording import bytes_text, count_text, plural, shape_text, shortened
 
 _TITLE_LENGTH: Final = 30
@@ -41,11 +41,16 @@ class Box:
     """What is drawn at one place: two lines of text, and a hint with the whole truth."""
 
     role: Role
-    tier: Tier
+    zone: Zone
     title: str
     caption: str
     hint: str
     layers: int = 0
+
+    @property
+    def tier(self) -> Tier:
+        """The tier that it is drawn in."""
+        return self.zone.tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,12 @@ class Sketch:
     edges: tuple[Edge, ...]
 
 
-def sketch_of(graph: Graph, tiers: Sequence[Tier]) -> Sketch:
-    """What is to be drawn of a graph under a partition."""
-    blocks = blocks_of(graph, tiers)
+def sketch_of(graph: Graph, zones: Sequence[Zone]) -> Sketch:
+    """What is to be drawn of a graph whose layers lie in these zones."""
+    blocks = blocks_of(graph, zones)
     titles = _titles(graph, blocks)
-    inputs = _capsules(graph, [(name, Tier.DEVICE) for name in graph.inputs], Role.INPUT)
-    outputs = _capsules(graph, [(name, _tier_of_output(graph, tiers, name)) for name in graph.outputs], Role.OUTPUT)
+    inputs = _capsules(graph, [(name, Zone(Tier.DEVICE)) for name in graph.inputs], Role.INPUT)
+    outputs = _capsules(graph, [(name, _zone_of_output(graph, zones, name)) for name in graph.outputs], Role.OUTPUT)
     boxes = [
         *(box for box, _ in inputs),
         *map(partial(_block_box, graph), blocks, titles),
@@ -92,27 +97,27 @@ def sketch_of(graph: Graph, tiers: Sequence[Tier]) -> Sketch:
     return Sketch(tuple(boxes), tuple(edges))
 
 
-def _tier_of_output(graph: Graph, tiers: Sequence[Tier], name: str) -> Tier:
-    return tiers[graph.producer[name]] if name in graph.producer else Tier.DEVICE
+def _zone_of_output(graph: Graph, zones: Sequence[Zone], name: str) -> Zone:
+    return zones[graph.producer[name]].behind if name in graph.producer else Zone(Tier.DEVICE)
 
 
-def _capsules(graph: Graph, tensors: Sequence[tuple[str, Tier]], role: Role) -> list[tuple[Box, tuple[str, ...]]]:
-    """A box per tensor, or where they are many one per tier."""
+def _capsules(graph: Graph, tensors: Sequence[tuple[str, Zone]], role: Role) -> list[tuple[Box, tuple[str, ...]]]:
+    """A box per tensor, or where they are many one per zone."""
     groups: dict[object, list[str]] = {}
-    for name, tier in tensors:
-        groups.setdefault((name if len(tensors) <= _MOST_CAPSULES else "", tier), []).append(name)
+    for name, zone in tensors:
+        groups.setdefault((name if len(tensors) <= _MOST_CAPSULES else "", zone), []).append(name)
     owner = dict(tensors)
     return [(_capsule(graph, names, owner[names[0]], role), tuple(names)) for names in groups.values()]
 
 
-def _capsule(graph: Graph, names: Sequence[str], tier: Tier, role: Role) -> Box:
+def _capsule(graph: Graph, names: Sequence[str], zone: Zone, role: Role) -> Box:
     sizes = [(graph.tensors.get(name) or graph.weights[name]) for name in names]
     caption = bytes_text(sum(tensor.size for tensor in sizes))
     title = names[0] if len(names) == 1 else plural(len(names), role.value)
     if len(names) == 1:
         caption = f"{shape_text(sizes[0].shape)} · {caption}"
     hint = f"{role.value}: {_listed(names)}"
-    return Box(role, tier, shortened(title, _TITLE_LENGTH), shortened(caption, _CAPTION_LENGTH), hint)
+    return Box(role, zone, shortened(title, _TITLE_LENGTH), shortened(caption, _CAPTION_LENGTH), hint)
 
 
 def _block_box(graph: Graph, block: Block, title: str) -> Box:
@@ -124,7 +129,7 @@ def _block_box(graph: Graph, block: Block, title: str) -> Box:
     hint = f"{_listed([layer.name for layer in layers])}\n{work} multiply-accumulates, {size} of weights"
     return Box(
         Role.LAYERS,
-        block.tier,
+        block.zone,
         shortened(title, _TITLE_LENGTH),
         shortened(caption, _CAPTION_LENGTH),
         hint,

@@ -5,13 +5,16 @@ from typing import Final
 from tierflow.graph import Graph
 from tierflow.partition.problem import Latency
 from tierflow.plan import Plan
+from tierflow.tiers import Tier
 from tierflow_cli.picture.bands import BOX_HEIGHT, Band
 from tierflow_cli.picture.boxes import Role
 from tierflow_cli.picture.crossings import FONT_SIZE as LABEL_SIZE
-from tierflow_cli.picture.header import HEADER_HEIGHT, HEADING_SIZE, header
+from tierflow_cli.picture.header import HEADER_HEIGHT, HEADING_SIZE, header, legend_width
 from tierflow_cli.picture.palette import BAND, BORDER, FILL, INK, LINK, MUTED, PAPER
 from tierflow_cli.picture.scene import CAPTION_SIZE, TITLE_SIZE, Placed, Routed, Scene, Written, scene_of
+from tierflow_cli.picture.strips import notes_width, strips
 from tierflow_cli.picture.svg import FONT, element, hint, path, text, text_width
+from tierflow_cli.runs import run_places
 from tierflow_cli.wording import bandwidth_text, bytes_text, plural, seconds_text, shortened
 
 _MARGIN: Final = 24.0
@@ -30,6 +33,7 @@ text {{ font-family: {FONT}; fill: {INK}; }}
 .title {{ font-size: {TITLE_SIZE}px; font-weight: 600; }}
 .caption {{ font-size: {CAPTION_SIZE}px; fill: {MUTED}; }}
 .label {{ font-size: {LABEL_SIZE}px; font-weight: 600; }}
+.run {{ font-size: 12px; font-weight: 600; }}
 .bar {{ font-size: 11.5px; font-weight: 600; }}
 .flow {{ fill: none; stroke: #8a929e; stroke-width: 1.3; }}
 .crossing {{ fill: none; stroke: {LINK}; stroke-width: 2.4; }}
@@ -49,13 +53,15 @@ def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
         An SVG document; the same for the same arguments.
     """
     top = _MARGIN + HEADER_HEIGHT
-    scene = scene_of(graph, plan.tiers(graph), plan.route, top)
+    scene = scene_of(graph, plan.tiers(graph), plan.route, top, run_places(graph, plan))
     name = shortened(graph.name, _NAME_LENGTH)
     title = f"{name} over device, edge and cloud: {seconds_text(plan.predicted_seconds)} predicted"
-    inner = max(_COLUMN + scene.width + 2 * _PADDING, _LEAST_WIDTH, text_width(title, HEADING_SIZE, bold=True))
+    notes = notes_width(plan)
+    drawing = _COLUMN + scene.width + 2 * _PADDING + notes
+    inner = max(drawing, _LEAST_WIDTH, text_width(title, HEADING_SIZE, bold=True), legend_width(plan))
     width, height = inner + 2 * _MARGIN, scene.bottom + _MARGIN
     # A narrow drawing stands in the middle of its bands.
-    left = _MARGIN + _COLUMN + (inner - _COLUMN - scene.width) / 2
+    left = _MARGIN + _COLUMN + (inner - _COLUMN - notes - scene.width) / 2
     moved = "".join(
         [
             *(_line(line) for line in scene.lines),
@@ -71,6 +77,7 @@ def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
         element("g", header(plan, latency, title, remark, inner), transform=f"translate({_MARGIN:g} {_MARGIN:g})"),
         *(_band(graph, plan, band, inner) for band in scene.bands),
         *_links(plan, latency, scene),
+        *strips(plan, scene.strips, _MARGIN + _COLUMN, _MARGIN + inner - 10),
         element("g", moved, transform=f"translate({left:.1f} 0)"),
     ]
     return element(
@@ -119,6 +126,9 @@ def _band(graph: Graph, plan: Plan, band: Band, width: float) -> str:
         f"{plural(part.layers, 'layer')}, {bytes_text(weights)} of weights",
         f"{seconds_text(part.compute_seconds)} at speed {plan.speeds[tier]:g}",
     ]
+    if tier is Tier.EDGE and plan.tiling:
+        tiled = sum(len(places) for places in run_places(graph, plan))
+        notes.append(f"{plural(tiled, 'layer')} in tiles, in {plural(len(plan.tiling), 'run')}")
     lines = [text(note, x, band.top + 48 + 17 * row, style="note") for row, note in enumerate(notes)]
     return background + edge + text(tier.value, x, band.top + 28, style="tier") + "".join(lines)
 

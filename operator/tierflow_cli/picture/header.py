@@ -6,6 +6,7 @@ from tierflow.partition.problem import Latency
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS
 from tierflow_cli.picture.palette import BORDER, FILL, INK, LINK, PAPER
+from tierflow_cli.picture.strips import tiles_swatch
 from tierflow_cli.picture.svg import element, hint, path, text, text_width
 from tierflow_cli.shares import Share, name_of, shares_of
 from tierflow_cli.wording import seconds_text, shortened
@@ -15,11 +16,16 @@ HEADING_SIZE: Final = 22.0
 _BAR_TOP: Final = 78.0
 _BAR_HEIGHT: Final = 28.0
 _LEGEND: Final = 134.0
+_SWATCH: Final = 28.0
+"""From the left edge of a shape in the legend to what is said of it."""
+_SPACE: Final = 18.0
 
 
 def header(plan: Plan, latency: Latency, title: str, remark: str, width: float) -> str:
     """Everything above the bands, from (0, 0) to (`width`, `HEADER_HEIGHT`)."""
     gap = f"{plan.optimality_gap:.1%} above the optimum" if plan.optimality_gap > 0 else "optimal"
+    if plan.tiling:
+        gap = "with tiles"  # the gap is that of the cut without them
     speeds = ", ".join(f"{tier} {plan.speeds[tier]:g}" for tier in TIERS)
     subtitle = f"{plan.algorithm.value}, {gap} · network {plan.network.name or 'as given'} · speeds: {speeds}"
     return "".join(
@@ -28,7 +34,7 @@ def header(plan: Plan, latency: Latency, title: str, remark: str, width: float) 
             text(subtitle, 0, 42, style="subheading"),
             text(shortened(remark, int(width / 7.5)), 0, 60, style="subheading") if remark else "",
             _bar(shares_of(latency), width),
-            _legend(),
+            _legend(plan),
         ]
     )
 
@@ -52,23 +58,30 @@ def _bar(shares: list[Share], width: float) -> str:
     return "".join(drawn)
 
 
-def _legend() -> str:
+def legend_width(plan: Plan) -> float:
+    """How wide the legend is."""
+    return sum(_SWATCH + text_width(words, 12) + _SPACE for words, _ in _entries(plan)) - _SPACE
+
+
+def _legend(plan: Plan) -> str:
     x = 0.0
     drawn = []
-    for tier in TIERS:
-        drawn.append(
-            element("rect", x=x, y=_LEGEND - 10, width=16, height=12, rx=3, fill=FILL[tier], stroke=BORDER[tier])
-            + text(tier.value, x + 22, _LEGEND, style="note")
-        )
-        x += 22 + text_width(tier.value, 12) + 18
-    drawn.append(
-        element("rect", x=x + 3, y=_LEGEND - 7, width=16, height=11, rx=3, fill=PAPER, stroke=INK)
-        + element("rect", x=x, y=_LEGEND - 10, width=16, height=11, rx=3, fill=PAPER, stroke=INK)
-        + text("several layers in one box", x + 25, _LEGEND, style="note")
-    )
-    x += 25 + text_width("several layers in one box", 12) + 18
-    drawn.append(
-        element("path", d=path([(x, _LEGEND - 4), (x, _LEGEND - 4)]) + "h22", class_="crossing")
-        + text("sent over a link", x + 29, _LEGEND, style="note")
-    )
+    for words, swatch in _entries(plan):
+        shapes = element("g", swatch, transform=f"translate({x:.1f} {_LEGEND - 10:g})")
+        drawn.append(shapes + text(words, x + _SWATCH, _LEGEND, style="note"))
+        x += _SWATCH + text_width(words, 12) + _SPACE
     return "".join(drawn)
+
+
+def _entries(plan: Plan) -> list[tuple[str, str]]:
+    """What the legend says, and the shape that it says it of, from (0, 0) on."""
+    entries = [
+        (tier.value, element("rect", x=0, y=0, width=16, height=12, rx=3, fill=FILL[tier], stroke=BORDER[tier]))
+        for tier in TIERS
+    ]
+    sheets = [element("rect", x=at, y=at, width=16, height=11, rx=3, fill=PAPER, stroke=INK) for at in (3, 0)]
+    entries.append(("several layers in one box", "".join(sheets)))
+    entries.append(("sent over a link", element("path", d=path([(0, 6), (0, 6)]) + "h22", class_="crossing")))
+    if plan.tiling:
+        entries.append(("computed as tiles by the edge's workers", tiles_swatch()))
+    return entries

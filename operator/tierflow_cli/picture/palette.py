@@ -21,3 +21,6 @@ FILL: Final[Mapping[Tier, str]] = {Tier.DEVICE: "#cfe4f5", Tier.EDGE: "#fbdf9e",
 
 BORDER: Final[Mapping[Tier, str]] = {Tier.DEVICE: "#0072b2", Tier.EDGE: "#b87a00", Tier.CLOUD: "#00805d"}
 """Around a tier's boxes."""
+
+STRIP: Final = "#faeccb"
+"""Behind the boxes of a run that is tiled: between the edge's band and its boxes."""

@@ -1,6 +1,6 @@
 """Everything on the page in its place: boxes, lines and labels, with coordinates, before any of it is written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +9,7 @@ from tierflow.segment import Route
 from tierflow.tiers import Tier
 from tierflow_cli.picture.bands import BOX_HEIGHT, Band, bands_of, rows_of
 from tierflow_cli.picture.boxes import Box, Edge, Sketch, sketch_of
+from tierflow_cli.picture.collapse import zones_of
 from tierflow_cli.picture.crossings import Label, crossing_tensors, labels_of
 from tierflow_cli.picture.layout import Arrangement, Line, arrange
 from tierflow_cli.picture.svg import text_width
@@ -17,6 +18,8 @@ TITLE_SIZE: Final = 12.0
 CAPTION_SIZE: Final = 10.5
 _BOX_PADDING: Final = 12.0
 _LEAST_BOX: Final = 84.0
+_STRIP_PADDING: Final = 8.0
+"""Less than half the space between rows, so that runs which follow each other stay apart."""
 _BELOW: Final = (Tier.DEVICE, Tier.EDGE)
 """The tiers that have one above them: a boundary is named by the tier below it."""
 
@@ -50,6 +53,15 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Strip:
+    """A run's part of the edge's band: its number, and its upper and lower edge."""
+
+    run: int
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """The page: x from 0 to `width`, y from what was asked for to `bottom`."""
 
@@ -57,6 +69,7 @@ class Scene:
     lines: tuple[Routed, ...]
     labels: tuple[Written, ...]
     bands: tuple[Band, Band, Band]
+    strips: tuple[Strip, ...]
     width: float
 
     @property
@@ -65,9 +78,19 @@ class Scene:
         return self.bands[-1].bottom
 
 
-def scene_of(graph: Graph, tiers: Sequence[Tier], route: Route, top: float) -> Scene:
-    """Places everything, the first band at the height `top`."""
-    sketch = sketch_of(graph, tiers)
+def scene_of(
+    graph: Graph, tiers: Sequence[Tier], route: Route, top: float, runs: Sequence[Sequence[int]] = ()
+) -> Scene:
+    """Places everything.
+
+    Args:
+        graph: The whole graph.
+        tiers: The tier of each layer.
+        route: How tensors get to the cloud.
+        top: Where the first band begins.
+        runs: For each run of the edge the places of its layers.
+    """
+    sketch = sketch_of(graph, zones_of(tiers, runs))
     rows = rows_of(sketch)
     # What goes straight to the cloud is written once, where it arrives.
     crossing = {
@@ -91,6 +114,7 @@ def scene_of(graph: Graph, tiers: Sequence[Tier], route: Route, top: float) -> S
             Written(plan.shifted(label), plan.gap(below), below) for below in _BELOW for label in labels[below]
         ),
         bands=bands,
+        strips=tuple(plan.strips()),
         width=right - left,
     )
 
@@ -125,6 +149,16 @@ class _Page:
 
     def row_top(self, row: int) -> float:
         return next(band for band in self.bands if row in band.rows).row_top(row)
+
+    def strips(self) -> Iterator[Strip]:
+        """The runs, which have rows of their own."""
+        rows: dict[int, list[int]] = {}
+        for row, box in zip(self.rows, self.sketch.boxes, strict=True):
+            if box.zone.run is not None:
+                rows.setdefault(box.zone.run, []).append(row)
+        for run, own in sorted(rows.items()):
+            top, bottom = self.row_top(min(own)), self.row_top(max(own)) + BOX_HEIGHT
+            yield Strip(run, top - _STRIP_PADDING, bottom + _STRIP_PADDING)
 
     def gap(self, below: Tier) -> float:
         """The middle of the gap above the tier after `below`."""

@@ -4,6 +4,7 @@ import random
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -13,10 +14,12 @@ from factories.pictures import (
     in_order,
     long_chain,
     plan_by_hand,
+    random_runs,
     random_tiers,
     renamed,
     residual_network,
     tangle,
+    tiled,
 )
 from tierflow.graph import Graph
 from tierflow.segment import Route
@@ -36,6 +39,17 @@ def texts(svg: str) -> list[str]:
     return ["".join(element.itertext()) for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
+def strips(svg: str) -> list[tuple[float, float, list[str]]]:
+    """Top and bottom of each run's strip, with what is said of it."""
+    found = []
+    for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        frame, lines = group.find(f"{SVG}rect"), group.findall(f"{SVG}text")
+        if group.find(f"{SVG}title") is not None and lines and frame is not None and "stroke-dasharray" in frame.attrib:
+            top = float(frame.attrib["y"])
+            found.append((top, top + float(frame.attrib["height"]), ["".join(line.itertext()) for line in lines]))
+    return found
+
+
 def boxes(svg: str) -> Iterator[tuple[float, float, float, float, list[str]]]:
     """Left, top, right and bottom of everything that has text on a shape, with that text."""
     for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
@@ -53,7 +67,7 @@ def test_any_partition_of_any_graph_has_a_picture_without_overlaps(seed: int) ->
         tiers = random_tiers(generator, graph)
         direct = Tier.EDGE not in tiers and generator.random() < 0.5
         plan, latency = plan_by_hand(graph, tiers, Route.DIRECT if direct else Route.RELAYED)
-        svg = draw(graph, plan, latency)
+        svg = draw(graph, tiled(graph, plan, random_runs(generator, tiers)), latency)
         found = list(boxes(svg))
         for number, (left, top, right, bottom, _) in enumerate(found):
             for left2, top2, right2, bottom2, _ in found[:number]:
@@ -103,6 +117,47 @@ def test_what_goes_straight_to_the_cloud_is_written_once() -> None:
 
 def test_an_edge_that_only_relays_says_so() -> None:
     assert "no layers: passes tensors on" in texts(drawn(residual_network(4), device=0.3, edge=0.3))
+
+
+def test_each_run_has_a_strip_of_its_own_that_holds_its_boxes_and_no_others() -> None:
+    graph = residual_network(4)
+    plan, latency = plan_by_hand(graph, in_order(graph, 0.2, 0.9))
+    edge = plan.segment(Tier.EDGE).segment.layers
+    runs = (edge[1:7], edge[7:10], edge[12:])
+    svg = draw(graph, tiled(graph, plan, runs), latency)
+    found = strips(svg)
+    assert len(found) == 3
+    assert all(above[1] < below[0] for above, below in pairwise(found))
+    held = [
+        {lines[0] for _, top, _, bottom, lines in boxes(svg) if upper <= top and bottom <= lower}
+        for upper, lower, _ in found
+    ]
+    names = [{graph.layers[place].name for place in run} for run in runs]
+    assert [inside & {layer.name for layer in graph.layers} for inside in held] == names
+
+
+def test_a_strip_says_grid_workers_halo_times_and_bytes_and_the_legend_what_a_strip_is() -> None:
+    graph = residual_network(4)
+    plan, latency = plan_by_hand(graph, in_order(graph, 0.2, 0.9))
+    (run,) = runs = (plan.segment(Tier.EDGE).segment.layers[2:9],)
+    plain, drawn_tiled = draw(graph, plan, latency), draw(graph, tiled(graph, plan, runs), latency)
+    ((_, _, said),) = strips(drawn_tiled)
+    assert said == ["2x2 on 4 workers, halo 1.25", "2 ms instead of 5 ms", "400 kB out, 100 kB back"]
+    assert f"{len(run)} layers in tiles, in 1 run" in texts(drawn_tiled)
+    legend = "computed as tiles by the edge's workers"
+    assert legend in texts(drawn_tiled)
+    assert legend not in texts(plain)
+    assert not strips(plain)
+
+
+def test_what_is_said_of_runs_stays_on_the_page() -> None:
+    for graph in (residual_network(1), residual_network(8), tangle(80, 9)):
+        plan, latency = plan_by_hand(graph, in_order(graph, 0, 1))
+        svg = draw(graph, tiled(graph, plan, (range(1, len(graph.layers) // 2),)), latency)
+        width = float(ElementTree.fromstring(svg).attrib["width"])
+        for line in ElementTree.fromstring(svg).iter(f"{SVG}text"):
+            if line.attrib["class"] in {"run", "note"}:
+                assert float(line.attrib["x"]) + text_width("".join(line.itertext()), 12) <= width
 
 
 def test_the_same_plan_is_the_same_picture() -> None:
