@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.figure import Figure
@@ -36,7 +37,8 @@ def measure_here(module: str, output: Path) -> None:
         for figure in import_module(f"benchmarks.{module}").figures():
             lines.write(json.dumps(asdict(figure)) + "\n")
             lines.flush()
-            console.print(f"  {figure.area} · {figure.name}: {figure.value:.4g} {figure.unit}  {figure.goal}")
+            line = f"  {figure.area} · {figure.name}: {figure.value:.4g} {figure.unit}  {figure.goal}"
+            console.print(line, markup=False, highlight=False)
 
 
 def measure(module: str) -> tuple[list[Figure], bool]:
@@ -68,7 +70,7 @@ def table(figures: list[Figure]) -> Table:
         shown.add_column(column, justify="right" if column == "value" else "left")
     for figure in figures:
         holds = {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[figure.holds]
-        shown.add_row(figure.area, figure.name, f"{figure.value:.4g} {figure.unit}", figure.goal, holds)
+        shown.add_row(figure.area, escape(figure.name), f"{figure.value:.4g} {figure.unit}", figure.goal, holds)
     return shown
 
 

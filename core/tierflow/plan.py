@@ -4,6 +4,7 @@ A plan is a value: frozen, versioned, serialisable; making one is `tierflow.plan
 is the control plane's.
 """
 
+from itertools import chain
 from typing import Final, Literal
 
 import msgspec
@@ -133,7 +134,10 @@ def plan_of(
 ) -> Plan:
     """The plan that a partition makes."""
     segments = segments_of(graph, partition.tiers, partition.route)
-    device, edge, cloud = (_part(graph, segment, partition, model) for segment in segments)
+    made = [segment.results for segment in segments]
+    device, edge, cloud = (
+        _part(graph, segment, partition, model, pending=tuple(made[segment.tier.rank :])) for segment in segments
+    )
     into_cloud = segments[Tier.CLOUD.rank].accepts
     return Plan(
         model=model,
@@ -149,14 +153,18 @@ def plan_of(
     )
 
 
-def _part(graph: Graph, segment: Segment, partition: Partition, model: str) -> SegmentPlan:
+def _part(
+    graph: Graph, segment: Segment, partition: Partition, model: str, *, pending: tuple[tuple[str, ...], ...]
+) -> SegmentPlan:
+    """A tier's part; `pending` are the graph outputs that it and each tier above make."""
+    below, above = chain(*pending), chain(*pending[1:])
     return SegmentPlan(
         segment=segment,
         id=segment_id(model, segment),
         layers=len(segment.layers),
         last_layer=graph.layers[segment.layers[-1]].name if segment.layers else "",
-        accepts_boundary=boundary_id(model, segment.accepts) if segment.accepts else "",
-        sends_boundary=boundary_id(model, segment.sends) if segment.sends else "",
+        accepts_boundary=boundary_id(model, segment.accepts, below) if segment.accepts else "",
+        sends_boundary=boundary_id(model, segment.sends, above) if segment.sends else "",
         boundary_bytes=tensors_size(graph, segment.sends),
         compute_seconds=partition.latency.compute[segment.tier],
     )

@@ -137,9 +137,15 @@ def tensors_size(graph: Graph, names: Iterable[str]) -> Bytes:
     return Bytes(sum(graph.tensors[name].size for name in names))
 
 
-def boundary_id(model: str, tensors: Iterable[str]) -> str:
-    """A boundary's name on the wire: 16 hexadecimal digits that depend on the model and the set of tensors alone."""
-    return _digest("boundary", model, *sorted(tensors))
+def boundary_id(model: str, tensors: Iterable[str], pending: Iterable[str] = ()) -> str:
+    """A boundary's name on the wire: 16 hexadecimal digits, equal where a request has come equally far.
+
+    Args:
+        model: The model's identity.
+        tensors: What crosses.
+        pending: The graph outputs that are still to be made above; the same tensors can cross with more or fewer.
+    """
+    return _digest("boundary", model, *sorted(tensors), "", *sorted(pending))
 
 
 def segment_id(model: str, segment: Segment) -> str:

@@ -93,6 +93,7 @@ def test_a_boundarys_id_depends_on_the_set_of_tensors_and_the_model_alone() -> N
     assert boundary_id("m", ["a", "b"]) == boundary_id("m", ["b", "a"])
     assert boundary_id("m", ["a", "b"]) != boundary_id("n", ["a", "b"])
     assert boundary_id("m", ["a", "b"]) != boundary_id("m", ["ab"])
+    assert boundary_id("m", ["a"], ["y"]) != boundary_id("m", ["a"], ["y", "z"]) != boundary_id("m", ["a", "y", "z"])
 
 
 def test_a_segments_id_tells_accepted_from_sent_tensors() -> None:

@@ -67,8 +67,7 @@ class Inference(Protocol):
             UnknownBoundaryError: where no segment of this worker accepts the boundary.
             OverloadedError: where the queue is full, here or further up; says when to try again.
             DeadlineExceededError: where the time was over before the answer was there.
-            UnreachableError: naming the tier above and its address, where it could not be reached; or where this worker
-                is draining.
+            UnreachableError: naming the tier above and its address, where it could not be reached.
         """
 
     def note_refused(self, error: Exception, seconds: float) -> None:
@@ -154,7 +153,7 @@ class DataPlane:
         self._metrics.set_ready(self.ready())
 
     def drain(self) -> None:
-        """Makes the worker unready for good; requests under way go on, new ones are refused."""
+        """Makes the worker unready for good. What still reaches it is answered: whoever sent it may not know yet."""
         self._draining = True
         self._metrics.set_ready(False)
 
@@ -221,8 +220,6 @@ class DataPlane:
             self._log.warning("request failed", outcome=outcome, error=str(problem)[:500], **fields)
 
     async def _admit(self, request: InferRequest, began: float, deadline: float | None) -> InferResponse:
-        if self._draining:
-            raise UnreachableError("this worker is draining; another one takes its requests")
         if self._in_flight > self._in_flight_limit:
             raise OverloadedError(
                 f"{self._in_flight_limit} requests are under way already, which is the limit; try again later, or "
