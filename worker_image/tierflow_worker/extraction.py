@@ -60,7 +60,7 @@ def kernels_file(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache
     marks = [name for run in segment.runs for name in (run.input.name, run.output.name)]
     key = "\0".join((_FORMAT, version("onnxruntime"), _processor(), *marks))
     folder = segment_file(descriptor, segment, cache_dir).parent
-    return folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
+    return folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}" / "kernels.onnx"
 
 
 def _processor() -> str:
@@ -148,16 +148,26 @@ def extract(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir:
     return target
 
 
-def make_kernels(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> None:
-    """Writes the kernels of a segment with tiled runs, in this process."""
+def make_kernels(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache_dir: Path) -> Path:
+    """Writes the kernels of a segment with tiled runs, in this process; returns their file.
+
+    As with `extract`, the file and its weights are complete or not there.
+
+    Raises:
+        InvalidModelError: where the runtime refuses the segment.
+    """
     from tierflow_worker.tiling.kernels import optimise
     from tierflow_worker.tiling.staged import marks_of
 
     target = kernels_file(descriptor, segment, cache_dir)
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=target.parent) as folder:
-        unfinished = Path(folder, target.name)
-        optimise(segment_file(descriptor, segment, cache_dir), marks_of(segment), unfinished)
-        unfinished.rename(target)
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target.parent.parent))
+    try:
+        optimise(segment_file(descriptor, segment, cache_dir), marks_of(segment), unfinished / target.name)
+        with contextlib.suppress(OSError):  # another worker was faster, and its files are the same
+            unfinished.rename(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -176,7 +186,7 @@ def main() -> int:
         segment = descriptor.segments[int(place)]
         if not segment_file(descriptor, segment, Path(cache_dir)).exists():
             extract(descriptor, segment, Path(cache_dir))
-        if segment.runs:
+        if segment.runs and not kernels_file(descriptor, segment, Path(cache_dir)).exists():
             make_kernels(descriptor, segment, Path(cache_dir))
     except (TierflowError, OSError) as error:
         kind = type(error).__name__ if isinstance(error, TierflowError) else TierflowError.__name__
