@@ -71,9 +71,12 @@ def plan(
     made = planned(open_target(target, model_input, sha256), wishes)
     if picture is not None:
         from tierflow_cli.picture.draw import draw
+        from tierflow_cli.tiles_report import nodes_text
         from tierflow_cli.writing import write_text
 
-        write_text(picture, draw(made.target.model.graph, made.plan, made.latency, remark_of(made)), option="--picture")
+        workers = nodes_text(made.nodes) if made.has_edge_workers else ""
+        drawn = draw(made.target.model.graph, made.plan, made.latency, remark_of(made), workers)
+        write_text(picture, drawn, option="--picture")
     if as_json:
         from tierflow_cli.console import print_json
 
@@ -87,5 +90,6 @@ PLAN_EXAMPLES = examples(
     "tierflow plan model.onnx --network 4g --speeds device=phone,edge=laptop,cloud=server",
     "tierflow plan zoo://inceptionv4 --network device-edge=84Mbit/s:3ms,edge-cloud=20Mbit/s:20ms --explain",
     "tierflow plan zoo://resnet18 --pin layer1.0/relu=device --memory device=64Mi --json",
+    "tierflow plan zoo://vgg16 --edge-workers 4 --edge-network 1Gbit/s:0.5ms --explain",
     "tierflow plan samples/resnet18.yaml --picture plan.svg",
 )

@@ -15,7 +15,7 @@ from tierflow_cli.console import out, table_of
 from tierflow_cli.planned import Planned
 from tierflow_cli.runs import grid_text, run_places
 from tierflow_cli.shares import name_of, shares_of
-from tierflow_cli.tiles_report import nodes_text, print_tiles, tiling_of
+from tierflow_cli.tiles_report import print_tiles, tiling_of
 from tierflow_cli.wording import (
     bandwidth_text,
     bytes_text,
@@ -131,8 +131,6 @@ def remark_of(made: Planned) -> str:
         parts.append(f"memory: {', '.join(budgets)}")
     if constraints.backbone_bytes is not None:
         parts.append(f"into the cloud: at most {bytes_text(constraints.backbone_bytes)}")
-    if made.has_edge_workers:
-        parts.append(nodes_text(made.nodes))
     return " · ".join(parts)
 
 

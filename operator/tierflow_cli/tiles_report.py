@@ -20,7 +20,7 @@ def nodes_text(nodes: EdgeNodes) -> str:
     """The edge's workers in a line."""
     link = f"{bandwidth_text(nodes.link.bytes_per_second)} {seconds_text(nodes.link.round_trip_seconds)}"
     alike = len(set(nodes.speeds)) == 1 and nodes.speeds[0] == 1
-    speeds = "" if alike else f" at {', '.join(f'{speed:g}' for speed in nodes.speeds)} of its speed"
+    speeds = "" if alike else f" at {', '.join(f'{speed:g}' for speed in nodes.speeds)} of the edge's speed"
     return f"{plural(len(nodes.speeds), 'edge worker')}{speeds}, {link} between them"
 
 

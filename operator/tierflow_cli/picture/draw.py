@@ -9,7 +9,7 @@ from tierflow.tiers import Tier
 from tierflow_cli.picture.bands import BOX_HEIGHT, Band
 from tierflow_cli.picture.boxes import Role
 from tierflow_cli.picture.crossings import FONT_SIZE as LABEL_SIZE
-from tierflow_cli.picture.header import HEADER_HEIGHT, HEADING_SIZE, header, legend_width
+from tierflow_cli.picture.header import HEADER_HEIGHT, HEADING_SIZE, Heading, header, legend_width
 from tierflow_cli.picture.palette import BAND, BORDER, FILL, INK, LINK, MUTED, PAPER
 from tierflow_cli.picture.scene import CAPTION_SIZE, TITLE_SIZE, Placed, Routed, Scene, Written, scene_of
 from tierflow_cli.picture.strips import notes_width, strips
@@ -40,7 +40,7 @@ text {{ font-family: {FONT}; fill: {INK}; }}
 """
 
 
-def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
+def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "", workers: str = "") -> str:
     """The graph under a plan: boxes coloured by tier, and on the lines between tiers what crosses.
 
     Args:
@@ -48,6 +48,7 @@ def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
         plan: A plan for it.
         latency: What the plan's predicted latency is made of.
         remark: What else to say of it, in a line.
+        workers: What to say of the edge's workers.
 
     Returns:
         An SVG document; the same for the same arguments.
@@ -74,7 +75,11 @@ def draw(graph: Graph, plan: Plan, latency: Latency, remark: str = "") -> str:
         element("style", _STYLE),
         _arrow_heads(),
         element("rect", width=width, height=height, fill=PAPER),
-        element("g", header(plan, latency, title, remark, inner), transform=f"translate({_MARGIN:g} {_MARGIN:g})"),
+        element(
+            "g",
+            header(plan, latency, Heading(title, workers, remark), inner),
+            transform=f"translate({_MARGIN:g} {_MARGIN:g})",
+        ),
         *(_band(graph, plan, band, inner) for band in scene.bands),
         *_links(plan, latency, scene),
         *strips(plan, scene.strips, _MARGIN + _COLUMN, _MARGIN + inner - 10),

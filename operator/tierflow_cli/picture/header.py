@@ -1,6 +1,6 @@
 """The head of the picture: title, what the plan was decided from, where the time goes, and the legend."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from tierflow.partition.problem import Latency
 from tierflow.plan import Plan
@@ -21,18 +21,34 @@ _SWATCH: Final = 28.0
 _SPACE: Final = 18.0
 
 
-def header(plan: Plan, latency: Latency, title: str, remark: str, width: float) -> str:
+class Heading(NamedTuple):
+    """What is said above all: the title, the edge's workers where there are several, and a remark."""
+
+    title: str
+    workers: str = ""
+    remark: str = ""
+
+
+def header(plan: Plan, latency: Latency, heading: Heading, width: float) -> str:
     """Everything above the bands, from (0, 0) to (`width`, `HEADER_HEIGHT`)."""
     gap = f"{plan.optimality_gap:.1%} above the optimum" if plan.optimality_gap > 0 else "optimal"
     if plan.tiling:
         gap = "with tiles"  # the gap is that of the cut without them
     speeds = ", ".join(f"{tier} {plan.speeds[tier]:g}" for tier in TIERS)
     subtitle = f"{plan.algorithm.value}, {gap} · network {plan.network.name or 'as given'} · speeds: {speeds}"
+    lines = [subtitle, heading.remark]
+    if heading.workers:  # where there is more room
+        place = lines.index(min(lines, key=len))
+        lines[place] = " · ".join(filter(None, (lines[place], heading.workers)))
+    characters = int(width / 7.5)
     return "".join(
         [
-            text(title, 0, 20, style="heading"),
-            text(subtitle, 0, 42, style="subheading"),
-            text(shortened(remark, int(width / 7.5)), 0, 60, style="subheading") if remark else "",
+            text(heading.title, 0, 20, style="heading"),
+            *(
+                text(shortened(line, characters), 0, 42 + 18 * place, style="subheading")
+                for place, line in enumerate(lines)
+                if line
+            ),
             _bar(shares_of(latency), width),
             _legend(plan),
         ]

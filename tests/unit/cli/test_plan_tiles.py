@@ -93,7 +93,10 @@ def test_slower_workers_and_a_slower_network_between_them_count(run: Callable[..
 def test_speeds_say_how_many_workers_there_are(run: Callable[..., Any]) -> None:
     tiling = run("plan", "zoo://alexnet", "--edge-speeds", "1,0.5,1", "--json").json["tiling"]
     assert (tiling["workers"], tiling["speeds"]) == (3, [1, 0.5, 1])
-    assert "3 edge workers at 1, 0.5, 1 of its speed" in run("plan", "zoo://alexnet", "--edge-speeds", "1,0.5,1").out
+    assert (
+        "3 edge workers at 1, 0.5, 1 of the edge's speed"
+        in run("plan", "zoo://alexnet", "--edge-speeds", "1,0.5,1").out
+    )
 
 
 def test_people_see_runs_and_what_they_bring(run: Callable[..., Any]) -> None:

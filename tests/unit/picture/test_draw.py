@@ -150,6 +150,16 @@ def test_a_strip_says_grid_workers_halo_times_and_bytes_and_the_legend_what_a_st
     assert not strips(plain)
 
 
+def test_the_edge_s_workers_are_named_where_there_is_more_room() -> None:
+    plan, latency = plan_by_hand(residual_network(4), in_order(residual_network(4), 0.2, 0.9))
+    short, long = (
+        texts(draw(residual_network(4), plan, latency, remark, "2 workers")) for remark in ("short", "x" * 90)
+    )
+    assert "short · 2 workers" in short
+    assert any(text.endswith("cloud 1 · 2 workers") for text in long)
+    assert any(text.endswith("cloud 1") for text in short)
+
+
 def test_what_is_said_of_runs_stays_on_the_page() -> None:
     for graph in (residual_network(1), residual_network(8), tangle(80, 9)):
         plan, latency = plan_by_hand(graph, in_order(graph, 0, 1))
