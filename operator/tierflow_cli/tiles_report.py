@@ -115,7 +115,7 @@ def print_orders(console: Console, made: Planned) -> None:
         return
     console.print("\nCut and tiles", style="bold")
     numbers = (*TIERS, "Runs", "Untiled", "Predicted", "Change")
-    table = table_of("  Order", *numbers, right=numbers)
+    table = table_of("  Order", *numbers, "Last device layer", "Last edge layer", right=numbers)
     orders: Sequence[tuple[str, Plan]] = (
         ("cut first, then tile (the paper's)", made.cut_before_tiles),
         ("decided together", made.plan),
@@ -128,5 +128,6 @@ def print_orders(console: Console, made: Planned) -> None:
             seconds_text(untiled_seconds(plan)),
             seconds_text(plan.predicted_seconds),
             f"{plan.predicted_seconds / made.plan.predicted_seconds - 1:+.1%}",
+            *(plain(plan.segment(tier).last_layer) or "-" for tier in (Tier.DEVICE, Tier.EDGE)),
         )
     console.print(table)

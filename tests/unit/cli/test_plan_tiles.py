@@ -137,7 +137,9 @@ def test_an_explanation_shows_both_orders_of_deciding(run: Callable[..., Any]) -
     assert together["untiledLatencyMilliseconds"] > first["untiledLatencyMilliseconds"]
     text = run(*arguments).out
     assert "cut first, then tile (the paper's)" in text
-    assert "decided together" in text
+    assert "Last edge layer" in text
+    together_line = next(line for line in text.splitlines() if line.startswith("  decided together"))
+    assert together_line.split()[-1] == "fc8"
 
 
 def test_what_lies_beside_a_tiled_plan_is_priced_with_tiles(run: Callable[..., Any]) -> None:
