@@ -10,7 +10,8 @@ def operation_of(graph: Graph, layer: Layer) -> Operation:
     """What a layer's rule is derived from."""
     known = {**graph.weights, **graph.tensors}
     shapes = tuple(known[name].shape if name in known else () for name in layer.operands)
-    return Operation(layer.kind, layer.attributes, shapes, layer.settings, len(layer.outputs))
+    maps = tuple(place for place, name in enumerate(layer.operands) if name in graph.tensors)
+    return Operation(layer.kind, layer.attributes, shapes, layer.settings, len(layer.outputs), maps)
 
 
 def step_of(graph: Graph, layer: Layer, *, approximate: bool = False) -> Step:

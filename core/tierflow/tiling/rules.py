@@ -123,6 +123,7 @@ class Operation:
         inputs: Shapes of all inputs in order, weights included; () where an optional one is absent.
         constants: By input position, the values of small constant inputs (pads, scales, axes).
         outputs: How many of its outputs are read.
+        maps: The positions of those inputs that depend on the model's inputs.
     """
 
     kind: str
@@ -130,6 +131,7 @@ class Operation:
     inputs: Sequence[tuple[int, ...]]
     constants: Mapping[int, Sequence[float]]
     outputs: int = 1
+    maps: Sequence[int] = (0,)
 
 
 BROADCASTING_KINDS: Final = frozenset([
@@ -147,7 +149,13 @@ POINTWISE_KINDS: Final = BROADCASTING_KINDS | frozenset([
 ])  # fmt: skip
 """Operators whose output place depends on the same place alone. LRN and BatchNormalization look at channels only."""
 
+JOINING_KINDS: Final = BROADCASTING_KINDS | {"Concat"}
+"""Operators that read a feature map at any of their inputs."""
+
 _CONVOLUTIONS: Final = frozenset({"Conv", "FusedConv"})
+_ADDED: Final = 3
+"""The input of a convolution's kernel that is added to its result."""
+
 _POOLS: Final = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
@@ -158,6 +166,9 @@ def rule_for(operation: Operation) -> Rule:
         NotTileableError: where its output depends on more than a bounded region, saying what stands in the way.
     """
     kind = operation.kind
+    readable = (0, _ADDED) if kind in _CONVOLUTIONS else (0,)
+    if kind not in JOINING_KINDS and any(place not in readable for place in operation.maps):
+        raise NotTileableError("its weights or settings are not constants of the model")
     if kind in _CONVOLUTIONS or kind in _POOLS:
         return _sliding(operation)
     if kind in POINTWISE_KINDS:
@@ -243,20 +254,34 @@ def _padding(operation: Operation) -> Sliding:
 def _upsampling(operation: Operation) -> Repeating:
     if operation.attributes.get("mode", "nearest") != "nearest":
         raise NotTileableError(f"it interpolates ({operation.attributes['mode']}) across the borders of tiles")
-    scales = operation.attributes.get("scales") or operation.constants.get(len(operation.inputs) - 1, ())
-    if operation.kind == "Resize":
-        scales = operation.constants.get(2 if len(operation.inputs) > 2 else 1, ())
-    if not isinstance(scales, Sequence) or len(scales) != 4:
-        raise NotTileableError("its scales are not constants of the model")
-    factors = [float(scale) for scale in scales]
+    factors = _factors(operation)
     if factors[:2] != [1.0, 1.0] or any(factor < 1 or factor != int(factor) for factor in factors[2:]):
         raise NotTileableError(f"it scales by {factors}; only whole factors on rows and columns repeat places")
     transformation = operation.attributes.get("coordinate_transformation_mode", "half_pixel")
     nearest = operation.attributes.get("nearest_mode", "round_prefer_floor")
     repeats = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
-    if operation.kind == "Resize" and (transformation, nearest) not in repeats:
+    if operation.kind == "Resize" and len(operation.inputs) > 2 and (transformation, nearest) not in repeats:
         raise NotTileableError(f"its nearest neighbour is chosen by {transformation} and {nearest}")
     return Repeating(int(factors[2]), int(factors[3]))
+
+
+def _factors(operation: Operation) -> list[float]:
+    """By how much each of the four axes grows: from scales (attribute or input, by opset) or from sizes."""
+    data, constants = operation.inputs[0], operation.constants
+    scales = operation.attributes.get("scales") or constants.get(1, ())
+    if operation.kind == "Resize" and len(operation.inputs) > 2:
+        scales = constants.get(2, ())
+    axes = [axis % 4 for axis in _integers(operation, "axes", (0, 1, 2, 3))]
+    sizes = constants.get(3, ())
+    stretches = operation.attributes.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if not scales and stretches and len(sizes) == len(axes):
+        scales = tuple(size / data[axis] for size, axis in zip(sizes, axes, strict=True))
+    if not isinstance(scales, Sequence) or isinstance(scales, str) or len(scales) != len(axes) or len(data) != 4:
+        raise NotTileableError("its scales are not constants of the model for four axes")
+    factors = [1.0] * 4
+    for axis, scale in zip(axes, scales, strict=True):
+        factors[axis] = float(scale)
+    return factors
 
 
 def _slide(window: Window, extent: int) -> int:

@@ -12,11 +12,12 @@ from tierflow.errors import UnsupportedError
 from tierflow.graph import Attribute
 from tierflow.tiling.exactness import reason_against, smallest_area
 from tierflow.tiling.footprint import Footprint, Slice, Step
-from tierflow.tiling.rules import BROADCASTING_KINDS, Extents, NotTileableError, Operation, Sliding, rule_for
+from tierflow.tiling.rules import BROADCASTING_KINDS, Extents, NotTileableError, Operation, Repeating, Sliding, rule_for
 from tierflow_worker.runtime import Session, create_kernel_session
 from tierflow_worker.tiling.kernels import BLOCKED_DOMAIN, Kernels, block_size
 
 _TO_THE_END: Final = np.iinfo(np.int64).max
+_SCALES, _SIZES = 2, 3  # inputs of Resize
 _SLICE_TAKES_INPUTS: Final = 10
 """The opset from which Slice has its bounds as inputs instead of attributes."""
 
@@ -56,14 +57,14 @@ def run_kernels(
     """
     nodes = kernels.between(inputs.keys(), outputs)
     shapes: dict[str, tuple[int, ...]] = {name: tuple(shape) for name, shape in inputs.items()}
-    maps: set[str] = set()
+    maps: dict[str, tuple[int, ...]] = {}
     steps = []
     for node in nodes:
         step, shape = _step(node, shapes, kernels, approximate=approximate)
         steps.append(step)
         shapes |= dict.fromkeys(step.outputs, shape)
-        maps.update(name for name in step.inputs if name in kernels.constants)
-        shapes |= {name: tuple(kernels.constants[name].dims) for name in step.inputs if name in kernels.constants}
+        maps |= {name: tuple(kernels.constants[name].dims) for name in step.inputs if name in kernels.constants}
+    shapes |= maps
     used = {name for step in steps for name in (*step.inputs, *step.outputs)}
     return RunKernels(
         nodes=nodes,
@@ -91,7 +92,11 @@ def _step(
         if name in kernels.constants and kernels.constants[name].data_location != onnx.TensorProto.EXTERNAL
     }
     name = node.name or node.output[0]
-    operation = Operation(node.op_type, attributes, of_inputs, small, sum(1 for item in node.output if item))
+    made = tuple(item for item in node.output if item)
+    depending = [place for place, item in enumerate(node.input) if item in shapes]
+    if not depending:
+        raise UnsupportedError(f"layer {name} ({node.op_type}) can't be tiled: it reads no feature map", subject=name)
+    operation = Operation(node.op_type, attributes, of_inputs, small, len(made), depending)
     blocked = node.domain == BLOCKED_DOMAIN
     against = reason_against(operation, blocked=blocked)
     if against and not approximate:
@@ -100,41 +105,45 @@ def _step(
         rule = rule_for(operation)
     except NotTileableError as error:
         raise UnsupportedError(f"layer {name} ({node.op_type}) can't be tiled: {error}", subject=name) from error
-    maps = tuple(
-        item
-        for item, shape in zip(node.input, of_inputs, strict=True)
-        if item in shapes or (item in kernels.constants and node.op_type in BROADCASTING_KINDS and _is_map(shape))
+    maps = {
+        place: tuple(of_inputs[place])
+        for place, item in enumerate(node.input)
+        if item in shapes or (item in kernels.constants and _is_map(node.op_type, of_inputs[place]))
+    }
+    # A constant can have fewer axes: the last are rows and columns.
+    rows, columns = (max((1, 1, *shape)[axis] for shape in maps.values()) for axis in (-2, -1))
+    shape = (
+        of_inputs[depending[0]][0],
+        _channels(node, attributes, of_inputs, list(maps.values())),
+        *rule.output(Extents(rows, columns)),
     )
-    whole = [shapes[item] for item in maps if item in shapes]
-    extents = rule.output(Extents(max(shape[-2] for shape in whole), max(shape[-1] for shape in whole)))
-    shape = (whole[0][0], _channels(node, attributes, of_inputs, whole), *extents)
-    made = tuple(item for item in node.output if item)
-    return Step(name, rule, maps, made, smallest_area(operation, blocked=blocked)), shape
+    read = tuple(node.input[place] for place in maps)
+    return Step(name, rule, read, made, smallest_area(operation, blocked=blocked)), shape
 
 
-def _is_map(shape: Sequence[int]) -> bool:
-    """Whether a constant differs from place to place."""
-    return any(extent > 1 for extent in shape[-2:])
+def _is_map(kind: str, shape: Sequence[int]) -> bool:
+    """Whether a constant is one of the feature maps that a kernel reads, and differs from place to place."""
+    return kind == "Concat" or (kind in BROADCASTING_KINDS and any(extent > 1 for extent in shape[-2:]))
 
 
 def _channels(
     node: onnx.NodeProto,
     attributes: Mapping[str, Attribute],
     inputs: Sequence[tuple[int, ...]],
-    whole: Sequence[tuple[int, ...]],
+    maps: Sequence[tuple[int, ...]],
 ) -> int:
     if node.op_type in ("Conv", "FusedConv"):
         return inputs[1][0]
     if node.op_type == "Concat":
-        return sum(shape[1] for shape in whole)
+        return sum(shape[1] for shape in maps)
     if node.op_type == "ReorderOutput":
         return int(attributes["channels"])  # type: ignore[arg-type]  # an int by the operator's definition
     if node.op_type == "ReorderInput":
-        return -(-whole[0][1] // block_size()) * block_size()
+        return -(-maps[0][1] // block_size()) * block_size()
     if node.op_type in ("DepthToSpace", "SpaceToDepth"):
         block = int(attributes["blocksize"]) ** 2  # type: ignore[arg-type]  # an int by the operator's definition
-        return whole[0][1] // block if node.op_type == "DepthToSpace" else whole[0][1] * block
-    return max(shape[1] for shape in whole)
+        return maps[0][1] // block if node.op_type == "DepthToSpace" else maps[0][1] * block
+    return max((1, 1, *shape)[-3] for shape in maps)
 
 
 def _attribute(item: onnx.AttributeProto) -> Attribute:
@@ -198,6 +207,8 @@ class _TileBuilder:
         tile.output.extend(self._made(name) for name in node.output)
         if node.op_type == "Pad":
             self._set_padding(tile, node, pads)
+        elif node.op_type == "Resize" and isinstance(step.rule, Repeating):
+            self._set_scales(tile, step.rule)
         elif isinstance(step.rule, Sliding) and node.op_type != "SpaceToDepth":
             _set_attribute(tile, "pads", list(pads))
         self.nodes.append(tile)
@@ -231,6 +242,15 @@ class _TileBuilder:
             del tile.input[3:]
             tile.input[1] = self._constant("pads", amounts)
 
+    def _set_scales(self, tile: onnx.NodeProto, rule: Repeating) -> None:
+        """Has the tile's size follow from its input's, where the whole map's is given."""
+        if len(tile.input) < _SIZES + 1:
+            return
+        kept = [item for item in tile.attribute if item.name not in ("axes", "keep_aspect_ratio_policy")]
+        del tile.attribute[:], tile.input[_SCALES:]
+        tile.attribute.extend(kept)
+        tile.input.append(self._constant("scales", [1, 1, rule.rows, rule.columns], np.float32))
+
     def _part(self, name: str, source: str, part: Slice, *, result: str = "") -> str:
         """The name of a part of a feature map. In blocks, a column is as wide as a block."""
         if part.is_all:
@@ -262,9 +282,9 @@ class _TileBuilder:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=f"tile/{kind}{len(self.nodes)}", **attributes))
         return name
 
-    def _constant(self, name: str, values: list[int]) -> str:
+    def _constant(self, name: str, values: list[int], dtype: type[np.generic] = np.int64) -> str:
         unique = f"tile/{name}{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(values, dtype=np.int64), unique))
+        self.constants.append(numpy_helper.from_array(np.array(values, dtype=dtype), unique))
         return unique
 
 
