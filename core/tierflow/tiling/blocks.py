@@ -1,7 +1,7 @@
 """The blocks of a segment: stretches between places where a single feature map crosses. Runs start and end there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tierflow.graph import Graph
@@ -23,6 +23,7 @@ class Block:
         steps: The layers' rules; () where the block can't be tiled.
         refusal: Which layer stands in the way and why; "" where none does.
         obstacle: That layer's name.
+        joins: Whether a run may go on into it from the block before; not where its input is wanted elsewhere too.
     """
 
     layers: tuple[int, ...]
@@ -31,6 +32,7 @@ class Block:
     steps: tuple[Step, ...] = ()
     refusal: str = ""
     obstacle: str = ""
+    joins: bool = True
 
     @property
     def tileable(self) -> bool:
@@ -81,11 +83,12 @@ def blocks_of(
     ]
     if not places:
         return Blocks(tuple(layers), (), ())
-    blocks = tuple(
-        block_of(graph, tuple(layers[start:stop]), crossings[start], crossings[stop], outputs, approximate=approximate)
-        for start, stop in pairwise(places)
-    )
-    return Blocks(tuple(layers[: places[0]]), blocks, tuple(layers[places[-1] :]))
+    blocks = []
+    for start, stop in pairwise(places):
+        within = tuple(layers[start:stop])
+        block = block_of(graph, within, crossings[start], crossings[stop], outputs, approximate=approximate)
+        blocks.append(replace(block, joins=crossings[start] not in outputs))
+    return Blocks(tuple(layers[: places[0]]), tuple(blocks), tuple(layers[places[-1] :]))
 
 
 def _crossings(graph: Graph, layers: Sequence[int], accepts: Sequence[str], outputs: Sequence[str]) -> list[str]:
@@ -101,10 +104,8 @@ def _crossings(graph: Graph, layers: Sequence[int], accepts: Sequence[str], outp
         alive.update(graph.layers[place].outputs)
         alive = {name for name in alive if last_use[name] > place}
         crossings.append(_only_map(graph, alive))
-    made = {output for place in layers for output in graph.layers[place].outputs}
-    ends = [name for name in outputs if name in made]
-    if layers and len(ends) == 1 and ends[0] in graph.layers[layers[-1]].outputs:
-        crossings[-1] = _only_map(graph, set(ends))
+    if layers:
+        crossings[-1] = _only_map(graph, {name for name in graph.layers[layers[-1]].outputs if name in outputs})
     return crossings
 
 

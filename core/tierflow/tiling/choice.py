@@ -103,6 +103,8 @@ class Pricing:
                 works[at] += seconds
             cost = self._cost(start, stop, tiles, regions, works)
             runs.append(Run(start, stop, grid, cost, sum(self.untiled[start:stop])))
+            if not self.blocks[start].joins:
+                break
         return runs
 
     def _work(self, place: int, region: Region) -> tuple[Region, float]:

@@ -53,7 +53,7 @@ def longest_runs(
     runs: list[LayerRun] = []
     start = 0
     for stop in range(1, len(blocks) + 1):
-        if not every_block and _go_on(graph, blocks, stop):
+        if not every_block and stop < len(blocks) and _goes_on(blocks[stop - 1], blocks[stop]):
             continue
         if stop < len(blocks):
             ended_by = blocks[stop].refusal or f"{blocks[stop].input} is wanted outside of runs"
@@ -134,11 +134,9 @@ def _no_run(graph: Graph, blocks: Sequence[Block], around: str, grid: Grid) -> I
     )
 
 
-def _go_on(graph: Graph, blocks: Sequence[Block], stop: int) -> bool:
-    """Whether a run can go on behind the first `stop` blocks."""
-    if stop == len(blocks) or blocks[stop - 1].output in graph.outputs:
-        return False
-    return blocks[stop - 1].tileable and blocks[stop].tileable
+def _goes_on(block: Block, following: Block) -> bool:
+    """Whether a run goes on from a block into the next."""
+    return block.tileable and following.tileable and following.joins
 
 
 def _reason_of(graph: Graph, layers: Sequence[int], *, approximate: bool) -> str:
