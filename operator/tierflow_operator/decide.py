@@ -16,6 +16,8 @@ from tierflow.planning import make_plan, problem_of
 from tierflow.profile import Profile
 from tierflow.segment import cut
 from tierflow.tiers import TIERS, Tier
+from tierflow.tiling.choice import EdgeNodes
+from tierflow.tiling.plans import saved_seconds
 from tierflow.units import Seconds
 from tierflow_operator.manual import plan_for
 from tierflow_operator.observation import LINKS, Observation, link_name
@@ -52,12 +54,14 @@ class Present:
         decided_at: When, in seconds on the clock that `decide` is given.
         spec: Digest of those parts of the spec that plans depend on.
         unavailable: Tiers that had no ready node then.
+        edge_workers: How many could share tiles then.
     """
 
     plan: Plan
     decided_at: float
     spec: str
     unavailable: frozenset[Tier] = frozenset()
+    edge_workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,11 @@ class Situation:
     profile: Profile
     observation: Observation
 
+    @property
+    def edge_nodes(self) -> EdgeNodes:
+        """The workers that can share tiles."""
+        return self.observation.edge_nodes(self.spec)
+
     def candidate(self, epoch: int) -> Plan:
         """The best plan now, or the one that the manifest gives by hand."""
         constraints = constraints_of(self.spec, self.observation.unavailable)
@@ -111,7 +120,16 @@ class Situation:
         if planning.mode is PlanningMode.MANUAL:
             by_hand = planning.manual
             tiers = cut(self.graph, by_hand.device_last_layer or "", by_hand.edge_last_layer or "")
-            return plan_for(self.graph, self.profile, network, speeds, tiers, constraints=constraints, epoch=epoch)
+            return plan_for(
+                self.graph,
+                self.profile,
+                network,
+                speeds,
+                tiers,
+                constraints=constraints,
+                epoch=epoch,
+                nodes=self.edge_nodes,
+            )
         return make_plan(
             self.graph,
             self.profile,
@@ -120,12 +138,16 @@ class Situation:
             constraints=constraints,
             algorithm=planning.algorithm,
             epoch=epoch,
+            nodes=self.edge_nodes,
         )
 
     def latency_of(self, plan: Plan) -> Seconds:
-        """What `plan` costs now."""
-        problem = problem_of(self.graph, self.profile, self.observation.network, self.observation.tier_speeds)
-        return evaluate(problem, plan.tiers(self.graph), plan.route).total
+        """What `plan` costs now, its tiles shared by the workers that there are now."""
+        speeds = self.observation.tier_speeds
+        problem = problem_of(self.graph, self.profile, self.observation.network, speeds)
+        untiled = evaluate(problem, plan.tiers(self.graph), plan.route).total
+        edge = self.profile.scaled(speeds[Tier.EDGE])
+        return Seconds(untiled - saved_seconds(self.graph, edge, plan, self.edge_nodes))
 
 
 def decide(
@@ -139,7 +161,9 @@ def decide(
     """Decides whether the pipeline moves to another plan.
 
     What the user changed and what a lost node forces is done at once; what would only be better waits until the
-    gain reaches `minImprovementPercent` and `minIntervalSeconds` have passed since the last plan.
+    gain reaches `minImprovementPercent` and `minIntervalSeconds` have passed since the last plan. That goes for a plan
+    with tiles as well when edge nodes come or go: the edge's worker shares its runs with those that are there, so the
+    plan mostly holds, and all that is rendered anew is the number of tile workers.
 
     Args:
         spec: What the user wants.
@@ -157,10 +181,10 @@ def decide(
         return Hold(HoldReason.PAUSED, "planning is paused by spec.planning.mode", present)
     situation = Situation(spec, graph, profile, observation)
     candidate = situation.candidate(1 if present is None else present.plan.epoch + 1)
-    found = Present(candidate, now, _digest(spec), observation.unavailable)
+    found = Present(candidate, now, _digest(spec), observation.unavailable, len(situation.edge_nodes.speeds))
     if present is None:
         return Move(MoveReason.INITIAL, f"predicted {_milliseconds(candidate.predicted_seconds)}", found)
-    kept = replace(present, spec=found.spec, unavailable=found.unavailable)
+    kept = replace(present, spec=found.spec, unavailable=found.unavailable, edge_workers=found.edge_workers)
     if present.plan.model != candidate.model:
         return Move(
             MoveReason.SPEC_CHANGED,
@@ -191,16 +215,18 @@ def _weigh(situation: Situation, present: Present, found: Present) -> Decision:
     if wait > 0:
         message = f"{figures}: waits {wait:.0f} s more for minIntervalSeconds"
         return Hold(HoldReason.MINIMUM_INTERVAL, message, present, again_after=wait)
-    reason, cause = _cause(situation, present)
+    reason, cause = _cause(situation, present, found)
     return Move(reason, f"{cause}; {figures}", found)
 
 
-def _cause(situation: Situation, present: Present) -> tuple[MoveReason, str]:
+def _cause(situation: Situation, present: Present, found: Present) -> tuple[MoveReason, str]:
     """What changed most since the present plan was decided."""
     observation = situation.observation
     if present.unavailable != observation.unavailable:
         back = ", ".join(sorted(present.unavailable - observation.unavailable))
         return MoveReason.NODES_CHANGED, f"nodes are ready for {back}" if back else "the ready nodes changed"
+    if present.edge_workers != found.edge_workers:
+        return MoveReason.NODES_CHANGED, f"workers at the edge {present.edge_workers} -> {found.edge_workers}"
     changes: list[tuple[float, MoveReason, str]] = []
     network = observation.network
     for link in LINKS:
@@ -241,9 +267,10 @@ def _taking_part(plan: Plan) -> frozenset[Tier]:
 
 
 def _digest(spec: PipelineSpec) -> str:
-    """A digest of what plans depend on: not of the hysteresis, the images or the resources."""
+    """A digest of what plans depend on: not of the hysteresis, the images, the resources or the number of workers."""
     planning = spec.planning
     memory = {tier.name: tier.memory_budget for tier in spec.tiers}
+    tiling = [tier.tiling.mode for tier in spec.tiers if tier.tiling is not None]
     parts = (
         spec.model,
         planning.mode,
@@ -253,5 +280,6 @@ def _digest(spec: PipelineSpec) -> str:
         planning.backbone_bytes_per_request,
         planning.manual,
         memory,
+        tiling,
     )
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]

@@ -1,14 +1,30 @@
-"""What each tier's worker is told under a plan, and what it goes on serving from before."""
+"""What each worker is told under a plan, and what it goes on serving from before."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
-from tierflow.descriptor import Boundary, Downstream, ModelReference, SegmentDescriptor, WorkerDescriptor
+import msgspec
+
+from tierflow.descriptor import (
+    Boundary,
+    Downstream,
+    ModelReference,
+    RunDescriptor,
+    SegmentDescriptor,
+    WorkerDescriptor,
+)
 from tierflow.graph import Graph, Tensor
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 
 Addresses = Callable[[Tier, Tier], str]
 """The gRPC address (`host:port`) at which the worker of the first tier reaches that of the second."""
+
+TILES: Final = "tiles"
+"""The component of the workers that compute nothing but tiles; the others are named after their tiers."""
+
+_MOST_SEGMENTS: Final = 2
+"""That a worker is told of: the current one and the one before."""
 
 
 def worker_descriptors(
@@ -19,9 +35,10 @@ def worker_descriptors(
     graph: Graph,
     plan: Plan,
     addresses: Addresses,
-    live: Mapping[Tier, WorkerDescriptor],
-) -> dict[Tier, WorkerDescriptor]:
-    """The descriptors of all tiers.
+    tile_workers: str,
+    live: Mapping[str, WorkerDescriptor],
+) -> dict[str, WorkerDescriptor]:
+    """The descriptors of all tiers, and that of the tile workers where the plan tiles.
 
     A tier whose segment the plan leaves alone keeps its descriptor to the byte, with what it serves from before. Where
     the segment changes, the one before stays as the second, for requests whose sender doesn't know the new plan yet.
@@ -33,9 +50,11 @@ def worker_descriptors(
         graph: Its graph.
         plan: The wanted plan.
         addresses: Where workers reach each other.
-        live: The descriptors in force; none for a tier that has no worker yet.
+        tile_workers: Where the edge's worker finds the tile workers, should the plan tile.
+        live: The descriptors in force by component; none for one that has no worker yet.
     """
-    return {
+    segments = {tier: _segments(_segment(graph, plan, tier, addresses), model, live.get(tier)) for tier in TIERS}
+    described: dict[str, WorkerDescriptor] = {
         tier: WorkerDescriptor(
             pipeline=pipeline,
             namespace=namespace,
@@ -43,13 +62,17 @@ def worker_descriptors(
             model=model,
             inputs=tensors(graph, graph.inputs),
             outputs=tensors(graph, graph.outputs),
-            segments=_segments(_segment(graph, plan, tier, addresses), model, live.get(tier)),
+            segments=segments[tier],
             probes=tuple(
                 Downstream(tier=upper, address=addresses(tier, upper)) for upper in TIERS if upper.rank > tier.rank
             ),
+            tile_workers=tile_workers if segments[tier] and segments[tier][0].runs else "",
         )
         for tier in TIERS
     }
+    if plan.tiling:
+        described[TILES] = _of_tile_workers(described[Tier.EDGE], live.get(TILES))
+    return described
 
 
 def tensors(graph: Graph, names: Iterable[str]) -> tuple[Tensor, ...]:
@@ -74,7 +97,41 @@ def _segment(graph: Graph, plan: Plan, tier: Tier, addresses: Addresses) -> Segm
         sends=sends,
         results=tensors(graph, part.segment.results),
         downstream=downstream,
+        runs=_runs(graph, plan) if tier is Tier.EDGE else (),
     )
+
+
+def _runs(graph: Graph, plan: Plan) -> tuple[RunDescriptor, ...]:
+    return tuple(
+        RunDescriptor(
+            id=run.id,
+            input=graph.tensors[run.input],
+            output=graph.tensors[run.output],
+            rows=run.rows,
+            columns=run.columns,
+        )
+        for run in plan.tiling
+    )
+
+
+def _of_tile_workers(edge: WorkerDescriptor, live: WorkerDescriptor | None) -> WorkerDescriptor:
+    """What tile workers are told: the runs of the edge's segments, and those of the segment before.
+
+    They hold the latter until the edge's worker, which is replaced after them, asks for them no more. Grids are left
+    out, for any tile of a run can be computed: they change without the tile workers.
+    """
+    wanted = [_without_grids(segment) for segment in edge.segments if segment.runs]
+    ids = {segment.id for segment in wanted}
+    before = live.segments if live is not None and live.model == edge.model else ()
+    kept = [segment for segment in before if segment.id not in ids]
+    return msgspec.structs.replace(
+        edge, segments=(*wanted, *kept)[:_MOST_SEGMENTS], probes=(), role="tiles", tile_workers=""
+    )
+
+
+def _without_grids(segment: SegmentDescriptor) -> SegmentDescriptor:
+    runs = tuple(msgspec.structs.replace(run, rows=1, columns=1) for run in segment.runs)
+    return msgspec.structs.replace(segment, runs=runs)
 
 
 def _segments(
@@ -85,4 +142,4 @@ def _segments(
     if wanted is None:
         return before  # the tier below may still send to it, and nothing is gained by replacing an idle worker
     kept = [segment for segment in before if segment.accepts.id != wanted.accepts.id]
-    return (wanted, *kept[:1])
+    return (wanted, *kept)[:_MOST_SEGMENTS]

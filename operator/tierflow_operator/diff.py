@@ -8,13 +8,17 @@ from fractions import Fraction
 from typing import Any, Final
 
 from tierflow.tiers import TIERS, Tier
-from tierflow_operator.render import COMPONENT_LABEL, Manifest
+from tierflow_operator.descriptors import TILES
+from tierflow_operator.render import Manifest, component_of
 
 Key = tuple[str, str, str]
 """An object's kind, namespace and name."""
 
 _KINDS: Final = ("ConfigMap", "Service", "Deployment")
 """In the order in which they are created: what a worker needs comes before it."""
+
+_COMPONENTS: Final = (Tier.CLOUD, TILES, Tier.EDGE, Tier.DEVICE)
+"""In the order in which workers change, behind the entry: who is asked comes before who asks."""
 
 _RESOURCE: Final = re.compile(r"\.resources\.(requests|limits)\.")
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|[kMGTPE]?|[KMGTPE]i)\Z")
@@ -60,16 +64,17 @@ def key_of(manifest: Manifest) -> Key:
 
 
 def tier_of(manifest: Manifest) -> Tier | None:
-    """The tier that a rendered object belongs to; None for the entry."""
-    component = manifest["metadata"].get("labels", {}).get(COMPONENT_LABEL, "")
+    """The tier that a rendered object belongs to; None for the entry, and for tile workers."""
+    component = component_of(manifest)
     return Tier(component) if component in list(TIERS) else None
 
 
 def changes(wanted: Iterable[Manifest], live: Iterable[Manifest]) -> tuple[Change, ...]:
     """The steps from the live to the wanted objects.
 
-    Created and replaced first: ConfigMaps, Services, then Deployments from the cloud down to the device, so that no
-    worker sends to one that doesn't know its boundary. Deleted last, once nothing uses them any more.
+    Created and replaced first: ConfigMaps, Services, then Deployments from the cloud down to the device, the tile
+    workers' before the edge's, so that no worker sends to one that doesn't know what is sent. Deleted last, once
+    nothing uses them any more.
 
     Args:
         wanted: All objects of a pipeline, as rendered.
@@ -90,8 +95,8 @@ def changes(wanted: Iterable[Manifest], live: Iterable[Manifest]) -> tuple[Chang
 def _order(change: Change) -> tuple[int, int, Key]:
     kind = change.manifest["kind"]
     place = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-    tier = tier_of(change.manifest)
-    return place, -1 if tier is None else len(TIERS) - tier.rank, change.key
+    component = component_of(change.manifest)
+    return place, _COMPONENTS.index(component) if component in _COMPONENTS else -1, change.key
 
 
 def _differing(wanted: Any, live: Any, path: str) -> Iterable[str]:

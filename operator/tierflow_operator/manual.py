@@ -17,6 +17,9 @@ from tierflow.planning import problem_of
 from tierflow.profile import Profile
 from tierflow.segment import Route
 from tierflow.tiers import TIERS, Tier
+from tierflow.tiling.choice import EdgeNodes
+from tierflow.tiling.joint import tiled
+from tierflow.tiling.plans import with_tiles
 
 
 def plan_for(
@@ -28,6 +31,7 @@ def plan_for(
     *,
     constraints: Constraints | None = None,
     epoch: int = 1,
+    nodes: EdgeNodes | None = None,
 ) -> Plan:
     """The plan of a given partition, by the cheaper of the routes that are open to it.
 
@@ -39,9 +43,10 @@ def plan_for(
         tiers: One per layer, monotone along the data's flow.
         constraints: Pins, budgets and unavailable tiers that the partition has to respect.
         epoch: The plan's number.
+        nodes: The workers that can compute tiles of the edge's segment together; with None, or one, nothing is tiled.
 
     Returns:
-        A plan whose gap is the distance to the optimum under the same constraints.
+        A plan whose gap is the distance to the optimum under the same constraints, both without tiles.
 
     Raises:
         InvalidInputError: where data would have to flow back towards the device, or a pin names no layer.
@@ -61,7 +66,10 @@ def plan_for(
     optimum = partitioner(Algorithm.EXACT)(problem).latency.total
     gap = max(0.0, (latency.total - optimum) / optimum) if optimum > 0 else 0.0
     partition = Partition(tiers=tiers, route=route, latency=latency, optimality_gap=gap, algorithm=Algorithm.EXACT)
-    return plan_of(graph, partition, model=profile.model, network=network, speeds=dict(speeds), epoch=epoch)
+    plan = plan_of(graph, partition, model=profile.model, network=network, speeds=dict(speeds), epoch=epoch)
+    if nodes is None or len(nodes.speeds) < 2:
+        return plan
+    return with_tiles(plan, graph, tiled(problem, profile.scaled(speeds[Tier.EDGE]), partition, nodes))
 
 
 def _routes(tiers: Sequence[Tier], rules: Constraints) -> tuple[Route, ...]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tierflow.manifest import InferencePipeline
-from tierflow.manifest_values import assumed_network, assumed_speeds
+from tierflow.manifest import InferencePipeline, PipelineSpec
+from tierflow.manifest_values import assumed_network, assumed_speeds, workers_sharing_tiles
 from tierflow.network import NETWORKS, Link, Network, network_of
 from tierflow.speeds import DEFAULT_SPEEDS, parse_speeds
 from tierflow.tiers import TIERS, Tier
+from tierflow.tiling.choice import EDGE_NETWORK, EdgeNodes
 
 DEFAULT_NETWORK = "wifi"
 """The name of the network that is assumed where nobody says anything."""
@@ -62,11 +63,21 @@ class Observation:
             is left out: it is then the path through the edge.
         speeds: By tier.
         ready_nodes: Ready, schedulable nodes by tier.
+        edge_speeds: Of the edge's nodes relative to their tier's, the first being that of the edge's own worker;
+            nodes beyond them are as fast as the tier.
+        edge_link: Between the edge's nodes.
     """
 
     links: Mapping[TierLink, ObservedLink]
     speeds: Mapping[Tier, ObservedSpeed]
     ready_nodes: Mapping[Tier, int]
+    edge_speeds: tuple[float, ...] = ()
+    edge_link: Link = EDGE_NETWORK
+
+    def edge_nodes(self, spec: PipelineSpec) -> EdgeNodes:
+        """The workers that share tiles: one per ready node of the edge, as far as `spec` allows it; at least one."""
+        workers = max(1, workers_sharing_tiles(spec, self.ready_nodes.get(Tier.EDGE, 0)))
+        return EdgeNodes(speeds=(*self.edge_speeds, *[1.0] * workers)[:workers], link=self.edge_link)
 
     @property
     def network(self) -> Network:

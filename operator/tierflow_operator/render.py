@@ -17,7 +17,7 @@ from tierflow.manifest import API_VERSION, KIND, InferencePipeline, TierSpec
 from tierflow.manifest_values import model_reference
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
-from tierflow_operator.descriptors import Addresses, worker_descriptors
+from tierflow_operator.descriptors import TILES, Addresses, worker_descriptors
 
 Manifest = dict[str, Any]
 """A Kubernetes object, as its YAML reads."""
@@ -27,7 +27,7 @@ DEFAULT_IMAGE: Final = "tierflow-worker:0.1.0"
 
 PIPELINE_LABEL: Final = "tierflow.dev/pipeline"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
-"""On every object: the tier that it belongs to; `entry` on the Service that clients use."""
+"""On every object: the tier that it belongs to; `entry` on the Service that clients use, `tiles` for tile workers."""
 CONTENT_ANNOTATION: Final = "tierflow.dev/content"
 """On every object: a hash of all the rest, by which a field that is wanted no more is noticed."""
 
@@ -49,18 +49,22 @@ class Release:
     Attributes:
         image: The workers' image, where the manifest names none.
         addresses: Where workers reach each other; None for the Services' names.
+        tile_workers: Where the edge's worker finds the tile workers; "" for their Service's name.
     """
 
     image: str = DEFAULT_IMAGE
     addresses: Addresses | None = None
+    tile_workers: str = ""
 
 
 def render(
     pipeline: InferencePipeline,
     graph: Graph,
     plan: Plan,
-    live: Mapping[Tier, WorkerDescriptor] | None = None,
+    live: Mapping[str, WorkerDescriptor] | None = None,
     release: Release | None = None,
+    *,
+    edge_workers: int = 1,
 ) -> tuple[Manifest, ...]:
     """All objects that serve `plan`: ConfigMaps, Services and Deployments, each tier's in the order of the tiers.
 
@@ -70,6 +74,8 @@ def render(
         plan: The wanted plan.
         live: The descriptors in force (`live_descriptors`); a tier whose segment changes serves its present one on.
         release: Image and addresses.
+        edge_workers: How many share the tiles of a plan that has some, the edge's own worker among them. They are the
+            replicas of one Deployment and stand nowhere else.
     """
     chosen = release or Release()
     described = worker_descriptors(
@@ -79,20 +85,25 @@ def render(
         graph=graph,
         plan=plan,
         addresses=chosen.addresses or _service_addresses(pipeline),
+        tile_workers=chosen.tile_workers or _service_address(pipeline, TILES),
         live=live or {},
     )
-    config_maps = [_config_map(pipeline, tier, described[tier]) for tier in TIERS]
+    config_maps = {
+        component: _config_map(pipeline, component, descriptor) for component, descriptor in described.items()
+    }
     services = [_service(pipeline, pipeline.name, Tier.DEVICE, component="entry")]
-    services += [_service(pipeline, f"{pipeline.name}-{tier}", tier, component=str(tier)) for tier in TIERS]
+    services += [_service(pipeline, f"{pipeline.name}-{tier}", tier, component=tier) for tier in TIERS]
+    if TILES in described:
+        services.append(_tile_service(pipeline))
     deployments = [
-        _deployment(pipeline, pipeline.spec.tier(tier), config_map["metadata"]["name"], chosen.image)
-        for tier, config_map in zip(TIERS, config_maps, strict=True)
+        _deployment(pipeline, component, config_map["metadata"]["name"], chosen.image, edge_workers=edge_workers)
+        for component, config_map in config_maps.items()
     ]
-    return tuple(_with_content_hash(manifest) for manifest in (*config_maps, *services, *deployments))
+    return tuple(_with_content_hash(manifest) for manifest in (*config_maps.values(), *services, *deployments))
 
 
-def live_descriptors(objects: Iterable[Manifest]) -> dict[Tier, WorkerDescriptor]:
-    """The descriptors that the Deployments among `objects` give their workers.
+def live_descriptors(objects: Iterable[Manifest]) -> dict[str, WorkerDescriptor]:
+    """The descriptors that the Deployments among `objects` give their workers, by component: a tier's name, or `tiles`.
 
     A Deployment whose ConfigMap is not among them counts as none.
     """
@@ -102,11 +113,15 @@ def live_descriptors(objects: Iterable[Manifest]) -> dict[Tier, WorkerDescriptor
     for entry in found:
         if entry["kind"] != "Deployment":
             continue
-        tier = Tier(entry["metadata"]["labels"][COMPONENT_LABEL])
         document = data.get(config_map_of(entry), {}).get(DESCRIPTOR_FILE)
         if document is not None:
-            described[tier] = decode(document.encode())
+            described[component_of(entry)] = decode(document.encode())
     return described
+
+
+def component_of(manifest: Manifest) -> str:
+    """What a rendered object belongs to: a tier's name, `tiles`, or `entry`; "" where it isn't ours."""
+    return str(manifest["metadata"].get("labels", {}).get(COMPONENT_LABEL, ""))
 
 
 def config_map_of(deployment: Manifest) -> str:
@@ -116,7 +131,11 @@ def config_map_of(deployment: Manifest) -> str:
 
 
 def _service_addresses(pipeline: InferencePipeline) -> Addresses:
-    return lambda _, receiver: f"{pipeline.name}-{receiver}.{pipeline.namespace}.svc:{GRPC_PORT}"
+    return lambda _, receiver: _service_address(pipeline, receiver)
+
+
+def _service_address(pipeline: InferencePipeline, component: str) -> str:
+    return f"{pipeline.name}-{component}.{pipeline.namespace}.svc:{GRPC_PORT}"
 
 
 def _labels(pipeline: InferencePipeline, component: str) -> dict[str, str]:
@@ -129,8 +148,8 @@ def _labels(pipeline: InferencePipeline, component: str) -> dict[str, str]:
     }
 
 
-def _selector(pipeline: InferencePipeline, tier: Tier) -> dict[str, str]:
-    return {PIPELINE_LABEL: pipeline.name, COMPONENT_LABEL: str(tier)}
+def _selector(pipeline: InferencePipeline, component: str) -> dict[str, str]:
+    return {PIPELINE_LABEL: pipeline.name, COMPONENT_LABEL: str(component)}
 
 
 def _metadata(pipeline: InferencePipeline, name: str, component: str) -> Manifest:
@@ -149,13 +168,13 @@ def _metadata(pipeline: InferencePipeline, name: str, component: str) -> Manifes
     return metadata
 
 
-def _config_map(pipeline: InferencePipeline, tier: Tier, descriptor: WorkerDescriptor) -> Manifest:
+def _config_map(pipeline: InferencePipeline, component: str, descriptor: WorkerDescriptor) -> Manifest:
     document = encode(descriptor)
     content = hashlib.sha256(document).hexdigest()[:10]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(pipeline, f"{pipeline.name}-{tier}-{content}", str(tier)),
+        "metadata": _metadata(pipeline, f"{pipeline.name}-{component}-{content}", str(component)),
         "immutable": True,
         "data": {DESCRIPTOR_FILE: document.decode()},
     }
@@ -165,37 +184,74 @@ def _service(pipeline: InferencePipeline, name: str, tier: Tier, *, component: s
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(pipeline, name, component),
+        "metadata": _metadata(pipeline, name, str(component)),
         "spec": {
             "selector": _selector(pipeline, tier),
-            "ports": [
-                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": "grpc"},
-                {"name": "http", "port": REST_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
-            ],
+            "ports": _service_ports(),
             # Clients and workers alike are served by the nearest worker.
             "trafficDistribution": "PreferClose",
         },
     }
 
 
-def _deployment(pipeline: InferencePipeline, tier: TierSpec, config_map: str, image: str) -> Manifest:
+def _tile_service(pipeline: InferencePipeline) -> Manifest:
+    """A headless Service: its name resolves to all tile workers that are ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(pipeline, f"{pipeline.name}-{TILES}", TILES),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": False,
+            "selector": _selector(pipeline, TILES),
+            "ports": _service_ports(),
+        },
+    }
+
+
+def _service_ports() -> list[Manifest]:
+    return [
+        {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": "grpc"},
+        {"name": "http", "port": REST_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
+    ]
+
+
+def _deployment(
+    pipeline: InferencePipeline, component: str, config_map: str, image: str, *, edge_workers: int
+) -> Manifest:
     rollout = pipeline.spec.rollout
-    labels = _labels(pipeline, str(tier.name))
+    labels = _labels(pipeline, str(component))
+    is_tiles = component == TILES
+    tier = pipeline.spec.tier(Tier.EDGE if is_tiles else Tier(component))
+    pod = _pod(pipeline, tier, config_map, pipeline.spec.worker.image or image)
+    if is_tiles:
+        pod["topologySpreadConstraints"] = [_one_per_node(pipeline)]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(pipeline, f"{pipeline.name}-{tier.name}", str(tier.name)),
+        "metadata": _metadata(pipeline, f"{pipeline.name}-{component}", str(component)),
         "spec": {
-            "replicas": tier.replicas,
+            "replicas": edge_workers - 1 if is_tiles else tier.replicas,
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": rollout.progress_deadline_seconds,
-            "selector": {"matchLabels": _selector(pipeline, tier.name)},
+            "selector": {"matchLabels": _selector(pipeline, component)},
             # A worker leaves only when its successor is ready.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": _pod(pipeline, tier, config_map, pipeline.spec.worker.image or image),
-            },
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _one_per_node(pipeline: InferencePipeline) -> Manifest:
+    """Spreads tile workers over the edge's nodes, away from the edge's own worker too."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": {
+            "matchLabels": {PIPELINE_LABEL: pipeline.name},
+            "matchExpressions": [{"key": COMPONENT_LABEL, "operator": "In", "values": [str(Tier.EDGE), TILES]}],
         },
     }
 

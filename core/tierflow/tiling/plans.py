@@ -1,13 +1,16 @@
-"""From a partition with tiles to the plan that says so."""
+"""From a partition with tiles to the plan that says so, and what a plan's tiles save when the edge's nodes change."""
 
 import msgspec
 
 from tierflow.graph import Graph
 from tierflow.plan import Plan, RunPlan
+from tierflow.profile import Profile
 from tierflow.segment import run_id
 from tierflow.tiers import Tier
-from tierflow.tiling.choice import Run
+from tierflow.tiling.blocks import blocks_of
+from tierflow.tiling.choice import EdgeNodes, Pricing, Run
 from tierflow.tiling.joint import TiledPartition
+from tierflow.tiling.layout import Grid, grids_for
 
 
 def with_tiles(plan: Plan, graph: Graph, found: TiledPartition) -> Plan:
@@ -40,3 +43,35 @@ def _run(graph: Graph, segment: str, found: TiledPartition, run: Run) -> RunPlan
         predicted_seconds=run.cost.seconds,
         untiled_seconds=run.untiled_seconds,
     )
+
+
+def saved_seconds(graph: Graph, edge: Profile, plan: Plan, nodes: EdgeNodes) -> float:
+    """What the tiles of `plan` save per request when `nodes` compute them, whichever it was decided for.
+
+    Args:
+        graph: The whole graph.
+        edge: The profile of the edge tier.
+        plan: A plan of the graph.
+        nodes: The workers that share tiles now; one saves nothing, and a bad network can make the figure negative.
+    """
+    if len(nodes.speeds) < 2 or not plan.tiling:
+        return 0.0
+    segment = plan.segment(Tier.EDGE).segment
+    outputs = (*segment.sends, *segment.results)
+    blocks = blocks_of(graph, segment.layers, segment.accepts, outputs, edge.layers).blocks
+    pricing = Pricing(graph, edge, blocks, nodes)
+    starts = {block.input: place for place, block in enumerate(blocks)}
+    stops = {block.output: place + 1 for place, block in enumerate(blocks)}
+    runs = (_priced(pricing, starts[run.input], stops[run.output], Grid(run.rows, run.columns)) for run in plan.tiling)
+    return sum(run.untiled_seconds - run.cost.seconds for run in runs if run is not None)
+
+
+def _priced(pricing: Pricing, start: int, stop: int, planned: Grid) -> Run | None:
+    """A run in the grid that the edge's worker takes: the planned one if it fits the nodes, else the squarest."""
+    count = len(pricing.nodes.speeds)
+    squarest = [grid for tiles in range(count, 1, -1) for grid in grids_for(tiles)]
+    for grid in [planned] if planned.tiles == count else squarest:
+        for run in pricing.runs_to(stop, grid):
+            if run.start == start:
+                return run
+    return None

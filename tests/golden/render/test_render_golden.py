@@ -11,6 +11,7 @@ import yaml
 
 from factories.graphs import chain
 from factories.pipelines import network, profile
+from factories.tiled_pipelines import convolutions, tiled_plan
 from tierflow.plan import Plan
 from tierflow.segment import cut
 from tierflow.tiers import Tier
@@ -44,13 +45,15 @@ def plan(last_device: str, last_edge: str) -> Plan:
 
 
 def objects(name: str) -> tuple[Manifest, ...]:
+    if name == "four-edge-workers":
+        return render(PIPELINE, convolutions(), tiled_plan(4, "conv1", "conv4"), edge_workers=4)
     first = render(PIPELINE, GRAPH, plan("L0", "L2"))
     if name == "three-tiers":
         return first
     return render(PIPELINE, GRAPH, plan("L1", "L2"), live_descriptors(first))
 
 
-@pytest.mark.parametrize("name", ["three-tiers", "three-tiers-cut-later-on-the-device"])
+@pytest.mark.parametrize("name", ["three-tiers", "three-tiers-cut-later-on-the-device", "four-edge-workers"])
 def test_the_rendered_objects_are_those_that_were_reviewed(name: str) -> None:
     text = yaml.safe_dump_all(objects(name), sort_keys=False, width=1000)
     path = HERE / f"{name}.yaml"
