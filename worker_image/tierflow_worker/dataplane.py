@@ -16,6 +16,7 @@ from tierflow.errors import (
     IntegrityError,
     InvalidRequestError,
     OverloadedError,
+    UnknownBoundaryError,
     UnknownModelError,
     UnreachableError,
 )
@@ -270,6 +271,12 @@ class DataPlane:
 
     def _place(self, boundary: object) -> int:
         """The place of the segment that a request is for."""
+        if self._descriptor.role == "tiles":
+            raise UnknownBoundaryError(
+                f"this worker of {self._descriptor.pipeline} computes tiles, and accepts no boundary; send requests to "
+                "the pipeline's device tier",
+                subject=BOUNDARY_PARAMETER,
+            )
         if boundary is not None:
             return self._store.find(str(boundary))
         if self._descriptor.tier is not Tier.DEVICE:
@@ -314,7 +321,7 @@ class DataPlane:
         tensors: Mapping[str, InferTensor],
         deadline: float | None,
     ) -> dict[str, InferTensor]:
-        if loaded.staged is not None and self._tiling is not None and self._tiling.available():
+        if self._tiling is not None and loaded.is_shared(self._tiling):
             began = self._clock()
             shared = await loaded.run_shared(tensors, self._queue, self._tiling, deadline)
             asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, self._clock() - began)

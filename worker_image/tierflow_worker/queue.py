@@ -19,28 +19,23 @@ class ComputeQueue:
 
     Args:
         limit: How many may wait beside the one that runs.
-        speed: Emulated speed of the tier, at most 1: after a computation of t seconds the next one, and the result,
-            wait t * (1 / speed - 1) seconds. For local mode, where all tiers share a machine.
+        speed: Emulated speed of the tier, at most 1: the next computation, and the result, wait until t / speed seconds
+            are over, t being the processor time of the computing thread. For local mode, where all tiers share a
+            machine: how long a computation took there depends on what else the machine does, its processor time hardly.
         observe_length: Is told how many wait, whenever that changes.
     """
 
     def __init__(self, limit: int, *, speed: float = 1.0, observe_length: Callable[[int], None] | None = None) -> None:
         self._limit = limit
-        self._delay = 1 / speed - 1
+        self._slowdown = 1 / speed
         self._observe_length = observe_length or (lambda _: None)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._mean_seconds = 0.0
 
-    async def run(self, work: Callable[[], Result], *, cancel: Callable[[], None]) -> tuple[Result, float]:
-        """Runs `work` when its turn has come.
-
-        A task that is cancelled while it waits leaves the queue; while its work runs, `cancel` is called to shorten
-        that, and the next one starts when it has ended.
-
-        Returns:
-            The result, and the seconds that the work took, as the emulated tier would have taken them.
+    def check_room(self) -> None:
+        """Checks that there is room for one more.
 
         Raises:
             OverloadedError: where the queue is full; says when a place should be free.
@@ -50,16 +45,38 @@ class ComputeQueue:
                 f"{self._waiting} requests wait already, which is the queue's limit; try again later, or raise --queue",
                 retry_after_seconds=max(_SHORTEST_RETRY_SECONDS, self._mean_seconds * (self._waiting + 1)),
             )
+
+    async def run(
+        self, work: Callable[[], Result], *, cancel: Callable[[], None], admitted: bool = False
+    ) -> tuple[Result, float]:
+        """Runs `work` when its turn has come.
+
+        A task that is cancelled while it waits leaves the queue; while its work runs, `cancel` is called to shorten
+        that, and the next one starts when it has ended.
+
+        Args:
+            work: Is run in the queue's thread.
+            cancel: Ends it from another thread.
+            admitted: Whether it belongs to a request that there was room for: those aren't refused half-way.
+
+        Returns:
+            The result, and the seconds that the work took, as the emulated tier would have taken them.
+
+        Raises:
+            OverloadedError: where the queue is full; says when a place should be free.
+        """
+        if not admitted:
+            self.check_room()
         self._change_length(1)
         try:
             await self._turn.acquire()
         finally:
             self._change_length(-1)
         try:
-            result, seconds = await self._run_in_thread(work, cancel)
-            if self._delay > 0:
-                await asyncio.sleep(seconds * self._delay)
-                seconds *= 1 + self._delay
+            result, seconds, processor_seconds = await self._run_in_thread(work, cancel)
+            if self._slowdown > 1:
+                await asyncio.sleep(max(0.0, processor_seconds * self._slowdown - seconds))
+                seconds = max(seconds, processor_seconds * self._slowdown)
         finally:
             self._turn.release()
         self._mean_seconds += (seconds - self._mean_seconds) * (_SMOOTHING if self._mean_seconds else 1)
@@ -68,7 +85,7 @@ class ComputeQueue:
     @property
     def slowdown(self) -> float:
         """How many times as long a computation takes on the emulated tier."""
-        return 1 + self._delay
+        return self._slowdown
 
     def close(self) -> None:
         """Ends the thread once the running work is done."""
@@ -78,11 +95,15 @@ class ComputeQueue:
         self._waiting += by
         self._observe_length(self._waiting)
 
-    async def _run_in_thread(self, work: Callable[[], Result], cancel: Callable[[], None]) -> tuple[Result, float]:
-        def timed() -> tuple[Result, float]:
-            began = time.perf_counter()
+    async def _run_in_thread(
+        self, work: Callable[[], Result], cancel: Callable[[], None]
+    ) -> tuple[Result, float, float]:
+        """The work's result, the seconds that it took, and those of them that its thread computed."""
+
+        def timed() -> tuple[Result, float, float]:
+            began, processor = time.perf_counter(), time.thread_time()
             result = work()
-            return result, time.perf_counter() - began
+            return result, time.perf_counter() - began, time.thread_time() - processor
 
         running = asyncio.get_running_loop().run_in_executor(self._executor, timed)
         try:

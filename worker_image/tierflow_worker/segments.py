@@ -26,7 +26,8 @@ class LoadedSegment:
 
     Args:
         segment: What it is.
-        session: Its `tierflow_worker.runtime.Session`; None for a segment that computes nothing.
+        session: Its `tierflow_worker.runtime.Session`, or the staged segment in its place; None for a segment that
+            computes nothing.
         load_seconds: How long it took to cut out and load.
         recorder: What the session was created with to record its layers; None for a session that records nothing.
         staged: The segment in stages, where some of its runs are computed together with tile workers.
@@ -59,6 +60,10 @@ class LoadedSegment:
         """Whether there is anything to compute."""
         return self._session is not None
 
+    def is_shared(self, tiling: "Tiling | None") -> bool:
+        """Whether `run_shared` has other workers to compute with now."""
+        return tiling is not None and self.staged is not None and self.staged.is_shared(tiling)
+
     async def run_shared(
         self,
         tensors: Mapping[str, InferTensor],
@@ -73,6 +78,10 @@ class LoadedSegment:
             queue: Where this worker's own computations wait.
             tiling: The tile workers that are there.
             deadline: On the data plane's clock; None for none.
+
+        Raises:
+            OverloadedError: where the queue is full.
+            TierflowError: as `run`.
         """
         from tierflow_worker.tensors import from_array, to_array
 
@@ -190,10 +199,7 @@ class SegmentLoader:
             if self._log is not None:
                 self._log.warning("runs are computed as a whole", segment=segment.id, reason=error.message)
             return None
-        session = staged.whole.session
-        return LoadedSegment(
-            segment, session, load_seconds=time.perf_counter() - began, staged=staged, held=staged.held
-        )
+        return LoadedSegment(segment, staged, load_seconds=time.perf_counter() - began, staged=staged, held=staged.held)
 
     def stop(self) -> None:
         """Ends a cutting process that still runs."""

@@ -175,7 +175,8 @@ class Worker:
             return self._plane.in_flight == 0
 
         settings, descriptor = self._settings, self._descriptor
-        neighbours = neighbours_of(descriptor, max_message_bytes=settings.max_message_bytes)
+        tells_links = descriptor.role == "tier"
+        neighbours = neighbours_of(descriptor, max_message_bytes=settings.max_message_bytes) if tells_links else {}
         prober = Prober(
             neighbours, self._links, is_idle=is_idle, log=self._log, max_message_bytes=settings.max_message_bytes
         )
@@ -221,11 +222,15 @@ class Worker:
         await asyncio.gather(*stopping)
         for client in self._clients.values():
             await client.close()
+        if self._peers is not None:
+            await self._peers.close()
         self._queue.close()
         self._log.info("stopped", in_flight=self._plane.in_flight)
 
 
 def _downstreams(descriptor: WorkerDescriptor) -> set[Downstream]:
+    if descriptor.role == "tiles":
+        return set()  # its segments are the edge worker's, but it sends nothing on
     return {segment.downstream for segment in descriptor.segments if segment.downstream is not None}
 
 

@@ -93,7 +93,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--speed", "1", _speed,
-        "emulate a tier this many times as fast, at most 1: after a computation of t seconds wait t*(1/speed-1); for "
+        "emulate a tier this many times as fast, at most 1: a computation of t seconds takes t/speed; for "
         "tiers that share a machine, as in local mode (%(default)s)",
         metavar="X",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -125,15 +126,53 @@ def test_what_the_work_raises_is_raised_and_the_queue_goes_on() -> None:
     run(check)
 
 
+def computing_for(seconds: float) -> Callable[[], None]:
+    """Work that keeps a processor busy for so long."""
+
+    def work() -> None:
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+
+    return work
+
+
 def test_an_emulated_tier_says_and_takes_the_time_of_a_slower_machine() -> None:
     async def check() -> None:
         loop = asyncio.get_running_loop()
-        queue, gate = ComputeQueue(5, speed=0.5), threading.Event()
+        queue = ComputeQueue(5, speed=0.5)
         began = loop.time()
-        loop.call_later(0.02, gate.set)
+        _, seconds = await queue.run(computing_for(0.02), cancel=nothing)
+        assert seconds >= 0.04
+        assert loop.time() - began >= 0.04
+        queue.close()
+
+    run(check)
+
+
+def test_what_the_machine_does_beside_does_not_slow_an_emulated_tier_down() -> None:
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        queue, gate = ComputeQueue(5, speed=0.01), threading.Event()
+        loop.call_later(0.1, gate.set)
         _, seconds = await queue.run(gate.wait, cancel=nothing)
-        assert seconds >= 0.03
-        assert loop.time() - began >= 0.03
+        assert seconds < 0.1 / 0.01 / 2  # the thread has waited, not computed
+        queue.close()
+
+    run(check)
+
+
+def test_a_request_that_was_admitted_is_not_refused_half_way() -> None:
+    async def check() -> None:
+        queue, gate = ComputeQueue(0), threading.Event()
+        first = asyncio.ensure_future(queue.run(gate.wait, cancel=gate.set))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            queue.check_room()
+        second = asyncio.ensure_future(queue.run(lambda: 7, cancel=nothing, admitted=True))
+        gate.set()
+        await first
+        assert (await second)[0] == 7
         queue.close()
 
     run(check)

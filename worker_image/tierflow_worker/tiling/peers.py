@@ -1,19 +1,28 @@
 """The other workers that compute tiles: who there is, who answers, and how to send them a tile."""
 
 import asyncio
+import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from tierflow.descriptor import Downstream
-from tierflow.errors import IntegrityError, UnreachableError
+from tierflow.errors import (
+    DeadlineExceededError,
+    IntegrityError,
+    InvalidInputError,
+    OverloadedError,
+    TierflowError,
+    UnreachableError,
+)
 from tierflow.graph import Tensor
 from tierflow.protocol import wire
-from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest
+from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse
 from tierflow.tiers import Tier
 from tierflow.tiling.region import Region
 from tierflow_worker.chain import DownstreamClient, channel_options
@@ -26,8 +35,12 @@ from tierflow_worker.tiling.requests import write_tile
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
 
-_ANSWER_SECONDS: Final = 2.0
+_ANSWER_SECONDS: Final = 1.0
 """How long a worker may take to say that it is ready."""
+
+_FIRST_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+"""How long a worker that answers, but wrongly, gets no more tiles of that run: from the first to the longest pause."""
 
 
 class Peer:
@@ -40,55 +53,108 @@ class Peer:
         pipeline: The pipeline's name.
         outputs: By run id, the run's output.
         max_message_bytes: Largest message either way.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, address: str, pipeline: str, outputs: Mapping[str, Tensor], *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        pipeline: str,
+        outputs: Mapping[str, Tensor],
+        *,
+        max_message_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name: Final = address
         self.is_up = False
+        self.under_way = 0
         self._pipeline = pipeline
         self._outputs = outputs
+        self._clock = clock
+        self._pauses: dict[str, float] = {}  # by run, the last pause after wrong answers
+        self._aside_until: dict[str, float] = {}
         # Tiles are not sent again to a worker that went away: another one computes them sooner.
         self._client = DownstreamClient(
             Downstream(tier=Tier.EDGE, address=address), max_message_bytes=max_message_bytes, patience_seconds=0.0
         )
+        # Its own connection, so that the question doesn't wait behind tiles.
         self._channel = grpc.aio.insecure_channel(address, options=channel_options(max_message_bytes))
-        self._ready = self._channel.unary_unary(f"/{wire.SERVICE}/ServerReady")
+        self._ready = self._channel.unary_unary(f"/{wire.SERVICE}/ModelReady")
 
-    async def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], deadline: float | None) -> Array:
+    def takes(self, run: str) -> bool:
+        """Whether it can be sent tiles of a run now."""
+        return self.is_up and self._clock() >= self._aside_until.get(run, 0.0)
+
+    async def compute(
+        self, run: str, tile: Region, cut: Callable[[], Mapping[str, Array]], deadline: float | None
+    ) -> Array:
         """Has the worker compute a tile; see `tierflow_worker.tiling.requests.TileWorker`."""
         request = InferRequest(
             model=self._pipeline,
-            tensors=tuple(from_array(name, str(array.dtype), array) for name, array in inputs.items()),
+            tensors=tuple(from_array(name, str(array.dtype), array) for name, array in cut().items()),
             parameters={RUN_PARAMETER: run, TILE_PARAMETER: write_tile(tile)},
         )
+        self.under_way += 1
         try:
-            answer = await self._client.infer(request, deadline=deadline)
+            made = self._read(await self._client.infer(request, deadline=deadline), run, tile)
         except UnreachableError:
             self.is_up = False
             raise
+        except OverloadedError as error:
+            self._aside_until[run] = self._clock() + min(error.retry_after_seconds, _FIRST_PAUSE_SECONDS)
+            raise
+        except DeadlineExceededError:
+            raise
+        except TierflowError:
+            # It holds other runs, or is another program: that doesn't change soon.
+            pause = min(2 * self._pauses[run], _LONGEST_PAUSE_SECONDS) if run in self._pauses else _FIRST_PAUSE_SECONDS
+            self._pauses[run] = pause
+            self._aside_until[run] = self._clock() + pause
+            raise
+        finally:
+            self.under_way -= 1
+        self._pauses.pop(run, None)
+        return made
+
+    def note_late(self) -> None:
+        """Takes the worker for gone until it says that it is there."""
+        self.is_up = False
+
+    def _read(self, answer: InferResponse, run: str, tile: Region) -> Array:
+        """The tile that an answer has.
+
+        Raises:
+            IntegrityError: where it has another tensor, type, shape or size.
+        """
         output = self._outputs[run]
         shape = (*output.shape[:-2], tile.rows.length, tile.columns.length)
+        size = output.size // output.elements * math.prod(shape)
         made = answer.tensors[0] if len(answer.tensors) == 1 else None
-        if made is None or (made.name, made.dtype, made.shape) != (output.name, output.dtype, shape):
-            self.is_up = False
-            got = f"{made.name} {made.dtype} {list(made.shape)}" if made else f"{len(answer.tensors)} tensors"
-            raise IntegrityError(
-                f"tile worker {self.name} answered {got} instead of {output.name} {output.dtype} {list(shape)}",
-                subject=self.name,
-            )
-        return to_array(made, numpy_dtype(output.dtype))
+        if made is not None and (made.name, made.dtype, made.shape, len(made.data)) == (
+            output.name, output.dtype, shape, size,
+        ):  # fmt: skip
+            return to_array(made, numpy_dtype(output.dtype))
+        got = f"{len(answer.tensors)} tensors"
+        if made is not None:
+            got = f"{made.name} {made.dtype} {list(made.shape)} of {len(made.data)} bytes"
+        raise IntegrityError(
+            f"tile worker {self.name} answered {got} instead of {output.name} {output.dtype} {list(shape)} of {size} "
+            "bytes",
+            subject=self.name,
+        )
 
     async def look(self) -> None:
-        """Asks the worker whether it is ready."""
+        """Asks the worker whether it is ready to serve the pipeline."""
+        question = wire.ModelReadyRequest(name=self._pipeline).SerializeToString()
         try:
-            answer = await self._ready(wire.ServerReadyRequest().SerializeToString(), timeout=_ANSWER_SECONDS)
-            self.is_up = bool(wire.ServerReadyResponse.FromString(answer).ready)
-        except grpc.aio.AioRpcError:
+            answer = await self._ready(question, timeout=_ANSWER_SECONDS)
+            self.is_up = bool(wire.ModelReadyResponse.FromString(answer).ready)
+        except (grpc.aio.AioRpcError, DecodeError):
             self.is_up = False
 
     async def close(self) -> None:
-        """Closes the connections; requests under way go on for a while."""
-        await asyncio.gather(self._client.close(), self._channel.close(_ANSWER_SECONDS))
+        """Closes the connections, and ends what is under way."""
+        await asyncio.gather(self._client.close(), self._channel.close())
 
 
 class TileRecord:
@@ -105,12 +171,16 @@ class TileRecord:
     def tile_failed(self, run: str, worker: str, error: BaseException) -> None:
         """Counts a tile that is computed elsewhere because its worker failed."""
         self._metrics.count_failed_tile(run)
-        self._log.warning("tile failed", run=run, worker=worker, error=str(error)[:300])
+        self._log.warning("tile failed", run=run, worker=worker, error=(str(error) or repr(error))[:300])
 
     def tile_hedged(self, run: str, worker: str) -> None:
         """Counts a tile that is computed elsewhere as well because it is late."""
         self._metrics.count_hedged_tile(run)
         self._log.info("tile late", run=run, worker=worker)
+
+    def tiles_resized(self, run: str, tiles: Mapping[str, str]) -> None:
+        """Logs the sizes that a run's tiles have from now on."""
+        self._log.info("tiles resized", run=run, tiles=dict(tiles))
 
 
 class Peers:
@@ -123,6 +193,9 @@ class Peers:
         max_message_bytes: Largest message either way.
         metrics: Where tiles and workers are counted.
         log: Bound to the worker.
+
+    Raises:
+        InvalidInputError: where `where` is no such list.
     """
 
     def __init__(
@@ -137,56 +210,97 @@ class Peers:
     ) -> None:
         self.observer: Final = TileRecord(metrics, log)
         self._metrics = metrics
-        self._where = where
+        self._names = _read_names(where)
         self._pipeline = pipeline
         self._outputs = outputs
         self._max_message_bytes = max_message_bytes
         self._log = log
         self._peers: dict[str, Peer] = {}
+        self._leaving: list[Peer] = []
 
-    def available(self) -> list[Peer]:
-        """The workers that answered when they were last asked, in a stable order."""
-        return [self._peers[address] for address in sorted(self._peers) if self._peers[address].is_up]
+    def available(self, run: str) -> list[Peer]:
+        """The workers that can be sent tiles of a run, in a stable order."""
+        return [self._peers[address] for address in sorted(self._peers) if self._peers[address].takes(run)]
 
     async def run(self) -> None:
         """Looks for workers again and again, until cancelled."""
-        try:
-            while True:
-                began = time.monotonic()
-                await self.refresh()
-                await asyncio.sleep(max(0.0, _LOOK_SECONDS - (time.monotonic() - began)))
-        finally:
-            for peer in self._peers.values():
-                await peer.close()
+        while True:
+            began = time.monotonic()
+            await self.refresh()
+            await asyncio.sleep(max(0.0, _LOOK_SECONDS - (time.monotonic() - began)))
 
     async def refresh(self) -> None:
         """Looks once who there is and who is ready."""
-        before = {peer.name for peer in self.available()}
-        addresses = await _resolve(self._where)
+        before = self._up()
+        addresses = await self._resolve()
         for address in self._peers.keys() - addresses:
-            await self._peers.pop(address).close()
+            self._leaving.append(self._peers.pop(address))
         for address in addresses - self._peers.keys():
             self._peers[address] = Peer(
                 address, self._pipeline, self._outputs, max_message_bytes=self._max_message_bytes
             )
-        await asyncio.gather(*(peer.look() for peer in self._peers.values()))
-        now = {peer.name for peer in self.available()}
+        await asyncio.gather(*(peer.look() for peer in self._peers.values()), self._see_off())
+        now = self._up()
         self._metrics.set_tile_workers(len(now))
         if now != before:
             self._log.info("tile workers", joined=sorted(now - before), left=sorted(before - now), available=len(now))
 
+    async def close(self) -> None:
+        """Closes all connections."""
+        await asyncio.gather(*(peer.close() for peer in (*self._peers.values(), *self._leaving)))
+        self._peers.clear()
+        self._leaving.clear()
 
-async def _resolve(where: str) -> set[str]:
-    """The addresses behind a name or list. A headless Service without ready pods has none."""
-    found: set[str] = set()
+    def _up(self) -> set[str]:
+        return {name for name, peer in self._peers.items() if peer.is_up}
+
+    async def _see_off(self) -> None:
+        """Closes the connections to workers that have left, once they have answered."""
+        done = [peer for peer in self._leaving if not peer.under_way]
+        self._leaving = [peer for peer in self._leaving if peer.under_way]
+        await asyncio.gather(*(peer.close() for peer in done))
+
+    async def _resolve(self) -> set[str]:
+        """The addresses behind the names. A headless Service without ready pods has none."""
+        found: set[str] = set()
+        for host, port in self._names:
+            try:
+                entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                if error.errno not in _NOBODY:  # it isn't known who there is: nobody is sent away for that
+                    found.update(self._peers)
+                continue
+            found.update(_address(entry[4]) for entry in entries)
+        return found
+
+
+_PORTS: Final = 2**16
+
+_NOBODY: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+"""What a resolver answers when it knows that a name has no addresses."""
+
+
+def _read_names(where: str) -> tuple[tuple[str, int], ...]:
+    """The hosts and ports of a list."""
+    names = []
     for part in filter(None, (item.strip() for item in where.split(","))):
         host, _, port = part.rpartition(":")
-        try:
-            entries = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-        except OSError:
-            continue
-        found.update(_address(entry[4]) for entry in entries)
-    return found
+        name = host.removeprefix("[").removesuffix("]")
+        if not (_is_host(name) and port.isdecimal() and 0 < int(port) < _PORTS):
+            raise InvalidInputError(
+                f"tile_workers: {part!r} is no address; write host:port, with commas between several",
+                subject="tile_workers",
+            )
+        names.append((name, int(port)))
+    return tuple(names)
+
+
+def _is_host(name: str) -> bool:
+    """Whether a resolver can be asked for a name."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _address(socket_address: tuple[object, ...]) -> str:

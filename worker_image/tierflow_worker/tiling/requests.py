@@ -3,7 +3,7 @@
 Imports nothing of the runtime, which a worker's start waits for elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tierflow.descriptor import RunDescriptor, WorkerDescriptor
@@ -24,12 +24,23 @@ class TileWorker(Protocol):
     def name(self) -> str:
         """Its name: `local`, or its address."""
 
-    async def compute(self, run: str, tile: Region, inputs: "Mapping[str, Array]", deadline: float | None) -> "Array":
-        """The run's output at `tile`, from what it needs of the run's inputs.
+    async def compute(
+        self, run: str, tile: Region, cut: "Callable[[], Mapping[str, Array]]", deadline: float | None
+    ) -> "Array":
+        """The run's output at `tile`.
+
+        Args:
+            run: The run's id.
+            tile: A region of its output.
+            cut: Cuts what the tile needs out of the run's inputs; called once, in whichever thread suits.
+            deadline: On the data plane's clock; None for none.
 
         Raises:
             TierflowError: where it can't, whatever the reason.
         """
+
+    def note_late(self) -> None:
+        """Is told that a tile did not come in time."""
 
 
 class TileObserver(Protocol):
@@ -44,6 +55,9 @@ class TileObserver(Protocol):
     def tile_hedged(self, run: str, worker: str) -> None:
         """A worker was late, and its tile is computed elsewhere as well."""
 
+    def tiles_resized(self, run: str, tiles: Mapping[str, str]) -> None:
+        """The run's tiles have other sizes than before; by worker, the region as `write_tile` has it."""
+
 
 class Tiling(Protocol):
     """What a data plane needs to share runs with other workers."""
@@ -52,8 +66,8 @@ class Tiling(Protocol):
     def observer(self) -> TileObserver:
         """Is told of tiles."""
 
-    def available(self) -> Sequence[TileWorker]:
-        """The tile workers that are there."""
+    def available(self, run: str) -> Sequence[TileWorker]:
+        """The tile workers that are there for a run, by its id."""
 
 
 def write_tile(tile: Region) -> str:
@@ -126,7 +140,8 @@ def _only_tensor(request: InferRequest, run: RunDescriptor) -> InferTensor:
     size = 1
     for extent in shape:
         size *= extent
-    if tensor.dtype != run.input.dtype or len(shape) != len(run.input.shape) or shape[:-2] != run.input.shape[:-2]:
+    matches = len(shape) == len(run.input.shape) and shape[:-2] == run.input.shape[:-2] and min(shape) > 0
+    if tensor.dtype != run.input.dtype or not matches:
         raise InvalidRequestError(
             f"{tensor.name} must be {run.input.dtype} {list(run.input.shape[:-2])} x rows x columns, "
             f"not {tensor.dtype} {list(shape)}",

@@ -6,28 +6,27 @@ peers is computed elsewhere, in the end by this worker itself.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from tierflow.errors import TierflowError
 from tierflow.tiling.layout import Grid, grids_for, layout
 from tierflow.tiling.region import Region
 from tierflow.tiling.rules import Extents
 from tierflow_worker.runtime import Array
 from tierflow_worker.tiling.engine import cut_out, place
-from tierflow_worker.tiling.requests import TileObserver, TileWorker
+from tierflow_worker.tiling.requests import TileObserver, TileWorker, write_tile
 from tierflow_worker.tiling.speeds import TileSpeeds
 
 LOCAL: Final = "local"
 """The name of this worker among those that compute tiles."""
 
-_LATE: Final = 2.0
-"""A tile is late after so many times the time that the slowest of the request's tiles should take."""
-
-_SHORTEST_PATIENCE_SECONDS: Final = 0.02
+_SHORTEST_PATIENCE_SECONDS: Final = 0.05
+"""No tile is late before that: a machine with other work may stop a process for about so long."""
 
 _FIRST_PATIENCE_SECONDS: Final = 2.0
-"""How long to wait for tiles while a worker among theirs was never measured."""
+"""How long to wait at least for a tile of a worker that was never measured."""
 
 
 class SharedRun:
@@ -37,7 +36,9 @@ class SharedRun:
         run: Its id.
         grid: The grid for all workers that the plan counts on.
         extents: The size of its output.
-        needs: The region of each input that an output region needs.
+        needs: The region of each input that an output region needs; called from several threads.
+        most_workers: How many workers are worth having for it, where the plan has counted on more; None for as many
+            as there are.
         clock: Monotonic seconds, the one of deadlines.
     """
 
@@ -48,17 +49,27 @@ class SharedRun:
         extents: Extents,
         needs: Callable[[Region], Mapping[str, Region]],
         *,
+        most_workers: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run = run
         self._grid = grid
         self._extents = extents
         self._needs = needs
+        self._most_workers = most_workers
         self._clock = clock
+        self._sizes: dict[str, str] = {}
         self.speeds: Final = TileSpeeds()
 
     def divide(self, workers: Sequence[TileWorker]) -> list[tuple[TileWorker, Region]]:
-        """Who computes which region: the grid that was planned, or with more or fewer workers the squarest."""
+        """Who computes which region: the grid that was planned, or with more or fewer workers the squarest.
+
+        Args:
+            workers: Those that are there, the local one first, who always takes part.
+        """
+        if self._most_workers is not None and len(workers) > self._most_workers:
+            others = self.speeds.fastest([worker.name for worker in workers[1:]], self._most_workers - 1)
+            workers = [workers[0], *(worker for worker in workers[1:] if worker.name in others)]
         planned = len(workers) == self._grid.tiles
         grid = self._grid if planned else _fitting(len(workers), self._extents)
         taking = workers[: grid.tiles]
@@ -74,6 +85,7 @@ class SharedRun:
         *,
         observer: TileObserver,
         deadline: float | None = None,
+        crowd: int = 1,
     ) -> None:
         """Computes the run.
 
@@ -84,104 +96,149 @@ class SharedRun:
             others: Those that are there now; with none the run is one tile, computed here.
             observer: Is told of tiles.
             deadline: On `clock`; None for none.
+            crowd: How many requests are under way, this one included, which tiles may have to wait for.
 
         Raises:
             TierflowError: what this worker itself failed with.
         """
-        began = self._clock()
         divided = self.divide([local, *others])
-        finished: list[TileWorker] = []
-        request = _Request(inputs, result, local, deadline, finished, observer)
-        expected = [self.speeds.expected_seconds(worker.name, tile.area) for worker, tile in divided]
-        known = [seconds for seconds in expected if seconds is not None]
-        patience = _FIRST_PATIENCE_SECONDS
-        if len(known) == len(divided):
-            patience = max(_SHORTEST_PATIENCE_SECONDS, _LATE * max(known))
-        if deadline is not None:
-            # Half of the time left is kept for computing elsewhere.
-            patience = min(patience, max(0.0, (deadline - began) / 2))
-        tasks = [asyncio.ensure_future(self._tile(request, worker, tile, patience)) for worker, tile in divided]
+        self._tell_sizes(divided, observer)
+        request = _Request(inputs, result, local, self._clock(), deadline, crowd, observer)
+        known = [self.speeds.patience(worker.name, tile.area, crowd=crowd) for worker, tile in divided]
+        request.patience = max(_SHORTEST_PATIENCE_SECONDS, *(seconds or 0.0 for seconds in known))
+        # The local tile comes first: another thread cuts and computes it while the others are sent.
+        tasks = [asyncio.ensure_future(self._tile(request, worker, tile)) for worker, tile in divided]
         try:
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _tile(self, request: "_Request", worker: TileWorker, tile: Region, patience: float) -> None:
-        """Has a tile computed by `worker`, and elsewhere when it fails or is late; writes it to the result."""
-        if worker is request.local:
-            await self._attempt(request, worker, tile)
-            return
-        attempts = {asyncio.ensure_future(self._attempt(request, worker, tile))}
+    async def _tile(self, request: "_Request", worker: TileWorker, tile: Region) -> None:
+        """Has a tile computed by `worker`, and elsewhere when that fails or is late; writes it to the result."""
+        attempts: dict[asyncio.Future[None], TileWorker] = {}
         try:
-            done, _ = await asyncio.wait(attempts, timeout=patience)
-            if not done:
-                request.observer.tile_hedged(self._run, worker.name)
-            if any(_succeeded(attempt) for attempt in done):
-                return
-            attempts = {attempt for attempt in attempts if not attempt.done()}
-            attempts.add(asyncio.ensure_future(self._elsewhere(request, worker, tile)))
-            while attempts:
-                done, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
-                if any(_succeeded(attempt) for attempt in done):
+            for candidate in _candidates(request, worker):
+                attempt = asyncio.ensure_future(self._attempt(request, candidate, tile, first=candidate is worker))
+                attempt.add_done_callback(_note_result)
+                attempts[attempt] = candidate
+                if await _one_succeeded(attempts, attempt, self._patience(request, candidate)):
                     return
-                for attempt in done:
-                    if not attempts:
-                        attempt.result()
+                if not attempt.done():
+                    candidate.note_late()
+                    request.observer.tile_hedged(self._run, candidate.name)
+            attempt.result()  # the last candidate is this worker itself, and what it failed with counts
         finally:
-            for attempt in attempts:
-                attempt.cancel()
+            self._give_up(request, attempts, tile)
 
-    async def _elsewhere(self, request: "_Request", failed: TileWorker, tile: Region) -> None:
-        """Computes a tile by a worker that has done its own already, else here."""
-        for other in [worker for worker in request.finished if worker not in (failed, request.local)][:1]:
-            try:
-                await self._attempt(request, other, tile)
-            except TierflowError:
-                break
-            return
-        await self._attempt(request, request.local, tile)
-
-    async def _attempt(self, request: "_Request", worker: TileWorker, tile: Region) -> None:
+    async def _attempt(self, request: "_Request", worker: TileWorker, tile: Region, *, first: bool) -> None:
         """Has a worker compute a tile, and writes it to the result."""
-        parts = {name: cut_out(request.inputs[name], region) for name, region in self._needs(tile).items()}
-        began = self._clock()
+        # All tiles of a request are timed from its beginning, since they are there when the last one is.
+        began = request.began if first else self._clock()
+
+        def cut() -> dict[str, Array]:
+            return {name: cut_out(request.inputs[name], region) for name, region in self._needs(tile).items()}
+
         try:
-            made = await worker.compute(self._run, tile, parts, request.deadline)
+            made = await worker.compute(self._run, tile, cut, request.deadline)
             place(request.result, tile, made)
-        except (TierflowError, OSError) as error:
+        except Exception as error:
             if worker is not request.local:
                 request.observer.tile_failed(self._run, worker.name, error)
-                self.speeds.forget(worker.name)
             raise
         seconds = self._clock() - began
-        self.speeds.observe(worker.name, tile.area, seconds)
+        if first:
+            self.speeds.observe(worker.name, tile.area, seconds, crowd=request.crowd)
         request.observer.tile_done(self._run, worker.name, seconds)
         request.finished.append(worker)
 
+    def _patience(self, request: "_Request", worker: TileWorker) -> float | None:
+        """How long from now a tile may take before it is computed elsewhere as well; None for as long as it takes."""
+        if worker is request.local:
+            return None
+        now = self._clock()
+        seconds = request.patience
+        if not self.speeds.knows(worker.name):
+            seconds = max(seconds, _FIRST_PATIENCE_SECONDS)
+        if request.deadline is not None:
+            # Half of the time left is kept for computing elsewhere.
+            seconds = min(seconds, (request.deadline - now) / 2)
+        return max(0.0, seconds)
 
+    def _give_up(
+        self, request: "_Request", attempts: Mapping["asyncio.Future[None]", TileWorker], tile: Region
+    ) -> None:
+        """Cancels what is still under way, and remembers how slow it was if the tile was there without it."""
+        is_there = any(_succeeded(attempt) for attempt in attempts if attempt.done())
+        for attempt, worker in attempts.items():
+            if attempt.done():
+                continue
+            attempt.cancel()
+            if is_there and worker is not request.local:
+                seconds = self._clock() - request.began
+                self.speeds.observe_late(worker.name, tile.area, seconds, crowd=request.crowd)
+
+    def _tell_sizes(self, divided: Sequence[tuple[TileWorker, Region]], observer: TileObserver) -> None:
+        sizes = {worker.name: write_tile(tile) for worker, tile in divided}
+        if sizes != self._sizes:
+            self._sizes = sizes
+            observer.tiles_resized(self._run, sizes)
+
+
+@dataclass(slots=True)
 class _Request:
     """What the tiles of one request have in common."""
 
-    def __init__(
-        self,
-        inputs: Mapping[str, Array],
-        result: Array,
-        local: TileWorker,
-        deadline: float | None,
-        finished: list[TileWorker],
-        observer: TileObserver,
-    ) -> None:
-        self.observer = observer
-        self.inputs = inputs
-        self.result = result
-        self.local = local
-        self.deadline = deadline
-        self.finished = finished
+    inputs: Mapping[str, Array]
+    result: Array
+    local: TileWorker
+    began: float
+    deadline: float | None
+    crowd: int
+    observer: TileObserver
+    patience: float = 0.0
+    finished: list[TileWorker] = field(default_factory=list)
+    rescues: Counter[str] = field(default_factory=Counter)
+
+
+def _candidates(request: _Request, worker: TileWorker) -> Iterator[TileWorker]:
+    """Who is to compute a tile: its worker, then one that has done its own already, at last this worker itself."""
+    yield worker
+    if worker is request.local:
+        return
+    free = [other for other in request.finished if other is not worker]
+    if free:
+        rescuer = min(free, key=lambda other: request.rescues[other.name])
+        request.rescues[rescuer.name] += 1
+        if rescuer is not request.local:
+            yield rescuer
+    yield request.local
+
+
+async def _one_succeeded(
+    attempts: Collection["asyncio.Future[None]"], latest: "asyncio.Future[None]", patience: float | None
+) -> bool:
+    """Waits until an attempt has succeeded; False when the latest has failed, or is late."""
+    loop = asyncio.get_running_loop()
+    give_up = None if patience is None else loop.time() + patience
+    waiting = {attempt for attempt in attempts if not attempt.done()}
+    while True:
+        left = None if give_up is None else max(0.0, give_up - loop.time())
+        done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if any(_succeeded(attempt) for attempt in done):
+            return True
+        if not done or latest in done:
+            return False
 
 
 def _succeeded(attempt: "asyncio.Future[None]") -> bool:
     return not attempt.cancelled() and attempt.exception() is None
+
+
+def _note_result(attempt: "asyncio.Future[None]") -> None:
+    """Looks at what an attempt ended with, since nobody else may: asyncio would complain about that."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _fitting(count: int, extents: Extents) -> Grid:

@@ -1,10 +1,11 @@
 """A segment of which some runs are computed together with tile workers: its stages, and the order of computing them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from onnx import TensorProto
 
 from tierflow.descriptor import RunDescriptor, SegmentDescriptor
 from tierflow.errors import UnknownBoundaryError
@@ -36,6 +37,7 @@ class HeldRuns:
             for run in runs
         }
         self.descriptors: Final = {run.id: run for run in runs}
+        _read_weights(kernels, runs)
 
     def find(self, run: str) -> TiledRun:
         """A run by its id.
@@ -55,6 +57,20 @@ class HeldRuns:
         made = self.find(run).compute(tile, inputs, cancellation=cancellation)
         return made[self.descriptors[run].output.name]
 
+    def compute_whole(self, run: str, source: Array, cancellation: Cancellation | None) -> Array:
+        """The run's whole output from its whole input."""
+        inputs = {self.descriptors[run].input.name: source}
+        return self.compute(run, self.find(run).extents.region, inputs, cancellation)
+
+
+def _read_weights(kernels: Kernels, runs: Sequence[RunDescriptor]) -> None:
+    """Reads all that the runs need while there is time, and for good: their file may be gone later."""
+    nodes = [node for run in runs for node in kernels.between([run.input.name], [run.output.name])]
+    used = {name for node in nodes for name in node.input if name in kernels.constants}
+    kernels.weights.shared(
+        name for name in sorted(used) if kernels.constants[name].data_location == TensorProto.EXTERNAL
+    )
+
 
 class LocalTiles:
     """This worker itself among those that compute tiles; its tiles wait in the queue like all else that it computes."""
@@ -65,32 +81,53 @@ class LocalTiles:
         self._held = held
         self._queue = queue
 
-    async def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], deadline: float | None) -> Array:
+    async def compute(
+        self, run: str, tile: Region, cut: Callable[[], Mapping[str, Array]], deadline: float | None
+    ) -> Array:
         """Computes a tile here; see `tierflow_worker.tiling.requests.TileWorker`."""
         del deadline  # whoever awaits this cancels it in time
         cancellation = Cancellation()
         made, _ = await self._queue.run(
-            lambda: self._held.compute(run, tile, inputs, cancellation), cancel=cancellation.cancel
+            lambda: self._held.compute(run, tile, cut(), cancellation), cancel=cancellation.cancel, admitted=True
         )
         return made
+
+    def note_late(self) -> None:
+        """Nobody else waits for this worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A stretch to compute, and the run that follows it; either can be missing."""
+    """A stretch to compute, and the run that follows it; either can be missing.
+
+    Attributes:
+        stretch: From tensors that are known by then.
+        run: The run's id.
+        kept: The tensors that later stages, or whoever asked, still need.
+    """
 
     stretch: Stretch | None
     run: str
+    kept: frozenset[str] = frozenset()
 
 
 class StagedSegment:
-    """A segment as stretches and shared runs.
+    """A segment as stretches and runs, which it computes alone, or together with other workers.
+
+    Each weight is in memory once: those of a run belong to it, however it is computed, all others to one stretch.
 
     Args:
         segment: What the descriptor says of it.
         kernels: Its kernels, with the inputs and outputs of all runs as marks.
         computed: Names of all that it computes.
         threads: Threads within a kernel.
+
+    Attributes:
+        inputs: ONNX's type name of each tensor that it accepts.
+        held: Its runs.
+
+    Raises:
+        UnsupportedError: where a run can't be tiled on this machine.
     """
 
     def __init__(
@@ -101,16 +138,39 @@ class StagedSegment:
         *,
         threads: int,
     ) -> None:
+        self.inputs: Final = {tensor.name: tensor.dtype for tensor in segment.accepts.tensors}
         self.held: Final = HeldRuns(kernels, segment.runs, threads=threads)
-        self.whole: Final = Stretch(kernels, _names(segment), computed, threads=threads)
-        self._shared = {
-            run.id: SharedRun(
-                run.id, Grid(run.rows, run.columns), self.held.find(run.id).extents, self.held.find(run.id).needs
-            )
-            for run in segment.runs
-        }  # fmt: skip
-        self._computed = tuple(computed)
+        most = max((run.rows * run.columns for run in segment.runs), default=0)
+        self._shared = {run.id: _shared_run(run, self.held.find(run.id), most) for run in segment.runs}
         self._stages = _stages(segment, kernels, computed, threads)
+        self._under_way = 0
+
+    def is_shared(self, tiling: Tiling) -> bool:
+        """Whether there are other workers for some of its runs now."""
+        return any(tiling.available(run) for run in self._shared)
+
+    def run(
+        self,
+        tensors: Mapping[str, Array],
+        outputs: Sequence[str] | None = None,
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> dict[str, Array]:
+        """Computes the segment alone, as `tierflow_worker.runtime.Session.run` does a model.
+
+        Raises:
+            TierflowError: as there.
+        """
+        del outputs  # a worker asks for all that the segment computes, which is what there is at the end
+        known = dict(tensors)
+        for stage in self._stages:
+            if stage.stretch is not None:
+                known |= stage.stretch.compute(known, cancellation=cancellation)
+            if stage.run:
+                run = self.held.descriptors[stage.run]
+                known[run.output.name] = self.held.compute_whole(run.id, known[run.input.name], cancellation)
+            known = {name: array for name, array in known.items() if name in stage.kept}
+        return known
 
     async def compute(
         self,
@@ -131,34 +191,56 @@ class StagedSegment:
             All that it computes, by name.
 
         Raises:
+            OverloadedError: where the queue is full.
             TierflowError: what this worker itself failed with; never what another one did.
         """
-        known = dict(tensors)
+        queue.check_room()
         local = LocalTiles(self.held, queue)
-        for stage in self._stages:
-            if stage.stretch is not None:
-                known |= await _in_turn(queue, stage.stretch, known)
-            if stage.run:
-                run = self.held.descriptors[stage.run]
-                result = np.empty(run.output.shape, numpy_dtype(run.output.dtype))
-                inputs = {run.input.name: known[run.input.name]}
-                await self._shared[run.id].compute(
-                    inputs, result, local, tiling.available(), observer=tiling.observer, deadline=deadline
-                )
-                known[run.output.name] = result
-        return {name: known[name] for name in self._computed}
+        known = dict(tensors)
+        self._under_way += 1
+        try:
+            for stage in self._stages:
+                if stage.stretch is not None:
+                    known |= await _in_turn(queue, stage.stretch, known)
+                if stage.run:
+                    run = self.held.descriptors[stage.run]
+                    result = np.empty(run.output.shape, numpy_dtype(run.output.dtype))
+                    await self._shared[run.id].compute(
+                        {run.input.name: known[run.input.name]},
+                        result,
+                        local,
+                        tiling.available(run.id),
+                        observer=tiling.observer,
+                        deadline=deadline,
+                        crowd=self._under_way,
+                    )
+                    known[run.output.name] = result
+                known = {name: array for name, array in known.items() if name in stage.kept}
+        finally:
+            self._under_way -= 1
+        return known
+
+
+def _shared_run(run: RunDescriptor, tiled: TiledRun, most: int) -> SharedRun:
+    """A run to share; `most` is the number of workers that the plan counts on, as far as its runs tell."""
+    grid = Grid(run.rows, run.columns)
+    # A plan that gives a run fewer workers than others found that more of them would cost more than they gain.
+    limit = grid.tiles if grid.tiles < most else None
+    return SharedRun(run.id, grid, tiled.extents, tiled.needs, most_workers=limit)
 
 
 async def _in_turn(queue: ComputeQueue, stretch: Stretch, known: Mapping[str, Array]) -> dict[str, Array]:
     cancellation = Cancellation()
-    made, _ = await queue.run(lambda: stretch.compute(known, cancellation=cancellation), cancel=cancellation.cancel)
+    made, _ = await queue.run(
+        lambda: stretch.compute(known, cancellation=cancellation), cancel=cancellation.cancel, admitted=True
+    )
     return made
 
 
 def _stages(segment: SegmentDescriptor, kernels: Kernels, computed: Sequence[str], threads: int) -> list[_Stage]:
     """Alternating stretches and runs; what a stretch needs of before a run is computed from what is known by then."""
-    known = _names(segment)
-    stages = []
+    known = list(_accepted(segment))
+    stages: list[_Stage] = []
     for run in segment.runs:
         ahead = None
         if run.input.name not in known:
@@ -169,10 +251,17 @@ def _stages(segment: SegmentDescriptor, kernels: Kernels, computed: Sequence[str
     left = [name for name in computed if name not in known]
     if left:
         stages.append(_Stage(Stretch(kernels, known, left, threads=threads), ""))
+    inputs = {run.id: run.input.name for run in segment.runs}
+    needed = frozenset(computed)
+    for place in reversed(range(len(stages))):
+        stage = stages[place]
+        stages[place] = replace(stage, kept=needed)
+        needed |= {inputs[stage.run]} if stage.run else set()
+        needed |= set(stage.stretch.session.inputs) if stage.stretch is not None else set()
     return stages
 
 
-def _names(segment: SegmentDescriptor) -> list[str]:
+def _accepted(segment: SegmentDescriptor) -> list[str]:
     return [tensor.name for tensor in segment.accepts.tensors]
 
 
