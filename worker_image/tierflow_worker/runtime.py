@@ -210,10 +210,10 @@ class Weights:
 
     def shared(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
         """The values of some of them, which are kept."""
-        for name in names:
+        for name in (wanted := list(names)):
             if name not in self._values:
                 self._values[name] = self._value(name)
-        return {name: self._values[name] for name in names}
+        return {name: self._values[name] for name in wanted}
 
     def once(self, names: Iterable[str]) -> dict[str, onnxruntime.OrtValue]:
         """The values of some of them, which go when the caller lets go of them."""

@@ -2,9 +2,9 @@
 
 ONNX Runtime's blocked convolution kernels sum in an order that doesn't depend on the map's size. Others don't: the
 matrix product behind an unblocked convolution takes its blocks of summands by the number of output places, and some
-functions round otherwise for the last few values of a map, which don't fill a vector register. The rules here were
-established on ONNX Runtime 1.32 with random tiles of single layers and of random runs; `tests/property/tiling` repeats
-that.
+functions round otherwise for the last few values of a map, which don't fill a vector register. Some of these do so at
+the end of each thread's part as well; in a run they are computed by one thread. The rules here were established on
+ONNX Runtime 1.32 with random tiles of single layers and of random runs; `tests/property/tiling` repeats that.
 """
 
 from typing import Final
@@ -18,6 +18,9 @@ _ROUNDS_BY_PLACE: Final = frozenset([
     "LpPool", "Mish", "Pow", "QuickGelu", "Selu", "Sin", "Sinh", "Softplus", "Swish", "Tan",
 ])  # fmt: skip
 """Functions that round otherwise for what doesn't fill a register at a map's end."""
+
+_ROUNDS_BY_THREAD: Final = frozenset({"Celu", "Elu", "LRN", "Log", "Mish", "Selu", "Softplus"})
+"""Of these, those that several threads divide at places that don't fill a register."""
 
 _NEEDS_SEVERAL_PLACES: Final = frozenset({"AveragePool"})
 """Layers that take another way for a map of a single place."""
@@ -50,6 +53,11 @@ def reason_against(operation: Operation, *, blocked: bool) -> str:
         channels = operation.inputs[0][1]
         return f"its {channels} channels don't fill vector registers, so that a map's last values round otherwise"
     return ""
+
+
+def needs_one_thread(operation: Operation, *, blocked: bool) -> bool:
+    """Whether the bits of a kernel's result depend on how many threads compute it."""
+    return operation.kind in _ROUNDS_BY_THREAD and not blocked
 
 
 def smallest_area(operation: Operation, *, blocked: bool) -> int:

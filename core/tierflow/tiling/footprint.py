@@ -15,7 +15,8 @@ from tierflow.tiling.rules import NO_PADS, Extents, Pointwise, Rule, Sliding
 class Step:
     """One layer of a run: its rule, and the feature maps that it reads and makes (weights are left out).
 
-    `smallest_area` is how many places of its output are made at least: `tierflow.tiling.exactness`.
+    `smallest_area` is how many places of its output are made at least, and `one_thread` whether a single thread has to
+    compute it: `tierflow.tiling.exactness`.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Step:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     smallest_area: int = 1
+    one_thread: bool = False
 
     def rule_of_input(self, place: int) -> Rule:
         """The rule towards the input at `place`.

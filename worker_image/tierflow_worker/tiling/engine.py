@@ -36,6 +36,7 @@ class TiledRun:
 
     Attributes:
         extents: The size of the whole output.
+        threads: Threads within a kernel: one where the bits would depend on it, unless that is allowed.
     """
 
     def __init__(self, kernels: Kernels, shape: RunShape, *, threads: int = 1, approximate: bool = False) -> None:
@@ -48,7 +49,7 @@ class TiledRun:
         """
         self._kernels = kernels
         self._run = run_kernels(kernels, shape.inputs, shape.outputs, approximate=approximate)
-        self._threads = threads
+        self.threads: Final = 1 if self._run.one_thread and not approximate else threads
         self._sessions: OrderedDict[tuple[object, ...], Session] = OrderedDict()
         self._lock = Lock()
         sizes = {self._run.extents[name] for name in shape.outputs}
@@ -100,7 +101,7 @@ class TiledRun:
         with self._lock:
             session = self._sessions.get(case)
             if session is None:
-                session = tile_session(self._kernels, self._run, of_tile, threads=self._threads)
+                session = tile_session(self._kernels, self._run, of_tile, threads=self.threads)
                 self._sessions[case] = session
                 if len(self._sessions) > _MOST_CASES:
                     self._sessions.popitem(last=False)

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from tierflow.errors import UnsupportedError
 from tierflow.graph import Attribute
-from tierflow.tiling.exactness import reason_against, smallest_area
+from tierflow.tiling.exactness import needs_one_thread, reason_against, smallest_area
 from tierflow.tiling.footprint import Footprint, Slice, Step
 from tierflow.tiling.rules import BROADCASTING_KINDS, Extents, NotTileableError, Operation, Repeating, Sliding, rule_for
 from tierflow_worker.runtime import Session, create_kernel_session
@@ -34,6 +34,7 @@ class RunKernels:
         constants: Weights that are feature maps themselves, to be sliced.
         inputs: The run's inputs.
         outputs: The run's outputs.
+        one_thread: Whether one of the kernels makes the same bits only when a single thread computes it.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -43,6 +44,7 @@ class RunKernels:
     constants: frozenset[str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    one_thread: bool
 
 
 def run_kernels(
@@ -74,6 +76,7 @@ def run_kernels(
         constants=frozenset(maps),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
+        one_thread=any(step.one_thread for step in steps),
     )
 
 
@@ -118,7 +121,8 @@ def _step(
         *rule.output(Extents(rows, columns)),
     )
     read = tuple(node.input[place] for place in maps)
-    return Step(name, rule, read, made, smallest_area(operation, blocked=blocked)), shape
+    area, one_thread = smallest_area(operation, blocked=blocked), needs_one_thread(operation, blocked=blocked)
+    return Step(name, rule, read, made, area, one_thread), shape
 
 
 def _is_map(kind: str, shape: Sequence[int]) -> bool:

@@ -216,14 +216,14 @@ class StagedModel:
         for run in self._runs:
             self._advance(run.input, whole, pieced)
             source = whole[run.input]
-            whole[run.output] = self._stretch([run.input], run.output).compute({run.input: source})[run.output]
-            expected = whole[run.output]
             try:
                 tiled = self.tiled(run, approximate=approximate)
             except UnsupportedError as error:
+                expected = whole[run.output] = self._untiled(run, source)
                 checks.append(self._note(run, 0, expected, expected, error.message))
-                pieced[run.output] = self._untiled(run, pieced[run.input], source, expected)
+                pieced[run.output] = expected if pieced[run.input] is source else self._untiled(run, pieced[run.input])
                 continue
+            expected = whole[run.output] = self._untiled(run, source, threads=tiled.threads)
             made = expected.copy()
             regions = tiles(tiled)
             for region in regions:
@@ -251,19 +251,15 @@ class StagedModel:
         """Computes the stretch that leads to the tensor `name`, unless it is known."""
         if name in whole:
             return
-        stretch = self._stretch(list(whole), name)
+        stretch = Stretch(self.kernels, list(whole), [name], threads=self._threads)
         same = all(pieced[known] is array for known, array in whole.items())
         whole |= stretch.compute(whole)
         pieced[name] = whole[name] if same else stretch.compute(pieced)[name]
 
-    def _untiled(self, run: LayerRun, given: Array, source: Array, expected: Array) -> Array:
-        """The output of a run that can't be tiled."""
-        if given is source:
-            return expected
-        return self._stretch([run.input], run.output).compute({run.input: given})[run.output]
-
-    def _stretch(self, inputs: Sequence[str], output: str) -> Stretch:
-        return Stretch(self.kernels, inputs, [output], threads=self._threads)
+    def _untiled(self, run: LayerRun, source: Array, *, threads: int | None = None) -> Array:
+        """The output of a run by its kernels on whole maps."""
+        stretch = Stretch(self.kernels, [run.input], [run.output], threads=threads or self._threads)
+        return stretch.compute({run.input: source})[run.output]
 
     def _note(self, run: LayerRun, tiles: int, made: Array, expected: Array, refusal: str = "") -> RunCheck:
         layers = self._model.graph.layers
