@@ -193,7 +193,7 @@ from tierflow_worker.tiling.engine import RunShape, TiledRun
 from tierflow_worker.tiling.kernels import read_kernels
 keep_freed_memory()
 optimised, part, source, shape, output, grid = sys.argv[1:]
-run = TiledRun(read_kernels(Path(optimised)), RunShape({source: eval(shape)}, (output,)))
+run = TiledRun(read_kernels(Path(optimised)), RunShape({source: tuple(map(int, shape.split('x')))}, (output,)))
 tile = layout(run.extents, parse_grid(grid))[-1]
 inputs = {source: np.load(part)}
 for _ in range(3):
@@ -219,7 +219,7 @@ def memory_figures(model: Model, run: LayerRun, folder: Path) -> Iterator[Figure
     last = layout(tiled.extents, _GRID)[-1]
     np.save(folder / "whole.npy", inputs[run.input])
     np.save(folder / "part.npy", cut_out(inputs[run.input], tiled.needs(last)[run.input]))
-    shape = graph.tensors[run.input].shape
+    shape = "x".join(map(str, graph.tensors[run.input].shape))
     bare = _peak_bytes(_BARE)
     share = _peak_bytes(_TILE_WORKER, optimised, folder / "part.npy", run.input, shape, run.output, _GRID)
     run_name, segment_name = f"{_RUN[0]}..{_RUN[1]}", f"{_RUN[0]}..{_SEGMENT_END}"
