@@ -14,6 +14,9 @@ import typer
 
 from tierflow_cli.options import (
     AlgorithmOption,
+    EdgeNetworkOption,
+    EdgeSpeedsOption,
+    EdgeWorkersOption,
     InputOption,
     JsonOption,
     NetworkOption,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from tierflow.profile import Profile
     from tierflow_cli.run_report import RunReport
     from tierflow_cli.target import Target
+    from tierflow_local.cluster import Entry
     from tierflow_local.scenario import Scenario
     from tierflow_local.session import Session, Wanted
 
@@ -47,11 +51,27 @@ class _Play:
     worsen: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """What the plan is made from, as the command line says it."""
+
+    network: str | None
+    speeds: str | None
+    algorithm: str | None
+    profile: str
+    edge_workers: int | None
+    edge_speeds: str | None
+    edge_network: str | None
+
+
 def run(
     target: TargetArgument,
     network: NetworkOption = None,
     speeds: SpeedsOption = None,
     algorithm: AlgorithmOption = None,
+    edge_workers: EdgeWorkersOption = None,
+    edge_speeds: EdgeSpeedsOption = None,
+    edge_network: EdgeNetworkOption = None,
     profile: Annotated[
         str,
         typer.Option(
@@ -104,7 +124,9 @@ def run(
 ) -> int:
     """Plans a pipeline, serves it with real workers on this machine, and checks it against the whole model.
 
-    Links are shaped and tiers slowed to the stated figures. Nothing is left behind at its end, nor by Ctrl-C.
+    Links are shaped and tiers slowed to the stated figures. With several edge workers, runs of the edge's layers are
+    computed as tiles, and the edge's time is measured with all of them and with fewer. Nothing is left behind at its
+    end, nor by Ctrl-C.
     """
     from tierflow_cli.run_report import RunReport
     from tierflow_cli.target import open_target
@@ -115,7 +137,8 @@ def run(
     with _ended_by_signals():
         opened = open_target(target, model_input, sha256)
         inputs, photograph = inputs_with(opened.model, image)
-        wanted = _wanted(opened, network, speeds, algorithm, profile, grpc_port, rest_port)
+        planning = _Planning(network, speeds, algorithm, profile, edge_workers, edge_speeds, edge_network)
+        wanted = _wanted(opened, planning, _entry(grpc_port, rest_port))
         report = RunReport(wanted, photograph, as_json=as_json)
         with session(wanted, report.worker) as made:
             scenario = _play(made, wanted, _Play(inputs, requests, worsen), report)
@@ -147,6 +170,8 @@ def _play(made: "Session", wanted: "Wanted", play: _Play, report: "RunReport") -
         ]
         scenario.measure_plan(clients[0], plan, play.requests)
         report.classified(expected)
+        scenario.measure_shared_edge(clients[0], plan)
+        report.shared_edge(scenario.results)
         scenario.measure_alone(clients[0], plan, play.requests)
         report.compared(scenario.results)
         worsening = None if play.worsen == "none" else given or default_worsening(plan)
@@ -155,33 +180,36 @@ def _play(made: "Session", wanted: "Wanted", play: _Play, report: "RunReport") -
     return scenario
 
 
-def _wanted(
-    opened: "Target",
-    network: str | None,
-    speeds: str | None,
-    algorithm: str | None,
-    profile: str,
-    grpc_port: int | None,
-    rest_port: int | None,
-) -> "Wanted":
+def _wanted(opened: "Target", planning: _Planning, entry: "Entry | None") -> "Wanted":
     from tierflow.network import parse_network
     from tierflow.speeds import parse_speeds
-    from tierflow_local.cluster import Entry
-    from tierflow_local.reconcile import with_algorithm
-    from tierflow_local.session import PREFERRED, Wanted
+    from tierflow_cli.edge_nodes import edge_nodes
+    from tierflow_local.reconcile import with_algorithm, with_edge_workers
+    from tierflow_local.session import Wanted
 
-    asked_for_ports = grpc_port is not None or rest_port is not None
-    entry = Entry(
-        PREFERRED.grpc if grpc_port is None else grpc_port, PREFERRED.rest if rest_port is None else rest_port
-    )
+    edge = edge_nodes(opened.pipeline, planning.edge_workers, planning.edge_speeds, planning.edge_network)
+    pipeline = with_algorithm(opened.pipeline or _pipeline_of(opened), planning.algorithm)
+    if planning.edge_workers is not None or planning.edge_speeds is not None:
+        pipeline = with_edge_workers(pipeline, len(edge.speeds))
     return Wanted(
-        pipeline=with_algorithm(opened.pipeline or _pipeline_of(opened), algorithm),
+        pipeline=pipeline,
         model=opened.model,
-        profile=_profile(opened.model, profile),
-        network=None if network is None else parse_network(network),
-        speeds=None if speeds is None else parse_speeds(speeds),
-        entry=entry if asked_for_ports else None,
+        profile=_profile(opened.model, planning.profile),
+        network=None if planning.network is None else parse_network(planning.network),
+        speeds=None if planning.speeds is None else parse_speeds(planning.speeds),
+        edge=edge,
+        entry=entry,
     )
+
+
+def _entry(grpc_port: int | None, rest_port: int | None) -> "Entry | None":
+    """The ports that are asked for; None where neither is."""
+    from tierflow_local.cluster import Entry
+    from tierflow_local.session import PREFERRED
+
+    if grpc_port is None and rest_port is None:
+        return None
+    return Entry(PREFERRED.grpc if grpc_port is None else grpc_port, PREFERRED.rest if rest_port is None else rest_port)
 
 
 def _pipeline_of(opened: "Target") -> "InferencePipeline":
@@ -249,6 +277,7 @@ def _ended_by_signals() -> Iterator[None]:
 RUN_EXAMPLES = examples(
     "tierflow run samples/resnet18.yaml",
     "tierflow run samples/resnet18.yaml --network 4g --requests 20 --worsen none",
+    "tierflow run samples/resnet18.yaml --edge-workers 4",
     "tierflow run zoo://alexnet --speeds device=board,edge=laptop,cloud=server --image photograph.jpg",
     "tierflow run samples/resnet18.yaml --json",
     "tierflow run samples/resnet18.yaml --keep",

@@ -11,14 +11,17 @@ from tierflow.network import MEGABIT, Link
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS
 from tierflow_local.scenario import Measurement, Replanning, Results
+from tierflow_local.shared_edge import SharedEdge, is_identical
 from tierflow_operator.decide import Move
 from tierflow_operator.observation import LINKS
 
 VERSION: Final = 1
 
 
-def report_of(results: Results, failures: Sequence[str], *, pipeline: str, photograph: str) -> dict[str, Any]:
-    """All results as one document."""
+def report_of(
+    results: Results, failures: Sequence[str], *, pipeline: str, photograph: str, tiling: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """All results as one document; `tiling` is what `tierflow plan` says of the plan's tiles."""
     first = results.measurements[0].plan
     return {
         "version": VERSION,
@@ -26,6 +29,8 @@ def report_of(results: Results, failures: Sequence[str], *, pipeline: str, photo
         "model": first.model,
         "input": photograph,
         "plan": _plan(first),
+        "tiling": tiling,
+        "sharedEdge": _shared_edge(results.shared_edge),
         "measurements": [_measurement(found) for found in results.measurements],
         "replanning": None if results.replanning is None else _replanning(results.replanning),
         "seconds": results.seconds,
@@ -79,6 +84,27 @@ def _measurement(found: Measurement) -> dict[str, Any]:
         ],
         "segmentMilliseconds": {tier.value: seconds * 1e3 for tier, seconds in found.segments.items()},
         "breaks": list(found.breaks),
+    }
+
+
+def _shared_edge(measured: Sequence[SharedEdge]) -> dict[str, Any] | None:
+    """The edge with one worker and with more; None where nothing is shared."""
+    if not measured:
+        return None
+    return {
+        "bitIdentical": is_identical(measured),
+        "edgeWorkers": [
+            {
+                "workers": found.workers,
+                "predictedMilliseconds": found.predicted_seconds * 1e3,
+                "measuredMilliseconds": _milliseconds(found.seconds),
+                "latencyP50Milliseconds": _milliseconds(found.answers.quantile(0.5)),
+                "requests": found.answers.sent,
+                "lost": len(found.answers.lost),
+                "wrong": len(found.answers.wrong),
+            }
+            for found in reversed(measured)
+        ],
     }
 
 

@@ -9,9 +9,11 @@ import numpy as np
 from rich.console import Console
 
 from tierflow.plan import Plan
-from tierflow.tiers import TIERS, Tier
+from tierflow.tiers import TIERS
 from tierflow_cli.console import out, print_json, table_of
 from tierflow_cli.run_json import report_of
+from tierflow_cli.runs import grid_text
+from tierflow_cli.tiles_report import nodes_text, tiling_of
 from tierflow_cli.wording import bandwidth_text, bytes_text, plain, plural, seconds_text
 from tierflow_local.cluster import Entry
 from tierflow_local.links import HOST
@@ -19,6 +21,7 @@ from tierflow_local.load import Answers
 from tierflow_local.photograph import image_input
 from tierflow_local.scenario import Measurement, Replanning, Results
 from tierflow_local.session import Wanted
+from tierflow_local.shared_edge import SharedEdge, is_identical
 from tierflow_operator.decide import Move
 from tierflow_operator.observation import LINKS, link_name
 
@@ -48,10 +51,10 @@ class RunReport:
         if what != "planning":
             self._say(f"{what[0].upper()}{what[1:]}", style="bold")
 
-    def worker(self, tier: Tier, what: str) -> None:
-        """Something happens to a tier's worker."""
+    def worker(self, name: str, what: str) -> None:
+        """Something happens to a worker."""
         if self._phase == _STARTS or what == "ready":
-            self._say(f"  {time.perf_counter() - self._began:5.1f} s  {tier} {what}", style="dim")
+            self._say(f"  {time.perf_counter() - self._began:5.1f} s  {name} {what}", style="dim")
 
     def planned(self, plan: Plan) -> None:
         """The first plan is there."""
@@ -68,6 +71,7 @@ class RunReport:
         )
         self._say(f"Links played: {links}")
         self._plan_table(plan)
+        self._tiles(plan)
         gap = f"{plan.optimality_gap:.1%} above the optimum" if plan.optimality_gap else "optimal"
         self._say(f"Predicted {seconds_text(plan.predicted_seconds)} per request, {gap} ({plan.algorithm.value})\n")
 
@@ -93,6 +97,35 @@ class RunReport:
         if self._wanted.pipeline.spec.model.uri.startswith("zoo://"):
             what += "; the zoo's weights are made up, so the number means nothing beyond being the same everywhere"
         self._say(what + "\n")
+
+    def shared(self, found: SharedEdge) -> None:
+        """A plan was measured with so many edge workers."""
+        self._say(
+            f"  {plural(found.workers, 'edge worker')}: {plural(found.answers.sent, 'request')}, the edge predicted "
+            f"{seconds_text(found.predicted_seconds)}, measured {seconds_text(found.seconds)}"
+        )
+
+    def shared_edge(self, results: Results) -> None:
+        """The edge was measured with all of its workers and with fewer; nothing where it has one."""
+        measured = results.shared_edge
+        if not measured:
+            return
+        alone = measured[-1]
+        numbers = ("Predicted", "Measured", "Predicted speed-up", "Speed-up", "Latency p50")
+        table = table_of("Edge workers", *numbers, right=("Edge workers", *numbers))
+        for found in reversed(measured):
+            table.add_row(
+                f"{found.workers}",
+                seconds_text(found.predicted_seconds),
+                seconds_text(found.seconds),
+                f"{alone.predicted_seconds / found.predicted_seconds:.2f}x",
+                f"{alone.seconds / found.seconds:.2f}x",
+                seconds_text(found.answers.quantile(0.5)),
+            )
+        self._print()
+        self._print(table)
+        same = "are the same bit for bit" if is_identical(measured) else "differ"
+        self._say(f"Times are those of the edge's segment. The answers of 1 to {len(measured)} edge workers {same}.\n")
 
     def compared(self, results: Results) -> None:
         """The plan and each tier alone were measured."""
@@ -149,13 +182,18 @@ class RunReport:
     def concluded(self, results: Results, failures: Sequence[str]) -> None:
         """All is done; `failures` did not hold."""
         if self._as_json:
-            document = report_of(results, failures, pipeline=self._wanted.pipeline.name, photograph=self._photograph)
+            wanted = self._wanted
+            tiling = tiling_of(wanted.model.graph, results.measurements[0].plan, wanted.edge)
+            document = report_of(
+                results, failures, pipeline=wanted.pipeline.name, photograph=self._photograph, tiling=tiling
+            )
             print_json(document)
             return
         for failure in failures:
             self._say(f"FAILED  {plain(failure)}", style="bold red")
         if not failures:
             every = [found.answers for found in results.measurements]
+            every += [found.answers for found in results.shared_edge]
             if results.replanning is not None:
                 every.append(results.replanning.answers)
             together = Answers(tuple(answer for answers in every for answer in answers.all))
@@ -200,6 +238,21 @@ class RunReport:
                 plain(part.last_layer) or "-",
             )
         self._print(table)
+
+    def _tiles(self, plan: Plan) -> None:
+        """The plan's runs; nothing where the edge has one worker."""
+        wanted = self._wanted
+        if len(wanted.edge.speeds) < 2:
+            return
+        runs = [
+            f"  {plain(run.first_layer)} to {plain(run.last_layer)}: {grid_text(run)}, halo {run.halo_factor:.2f}, "
+            f"{bytes_text(run.scatter_bytes)} out and {bytes_text(run.gather_bytes)} back, "
+            f"{seconds_text(run.untiled_seconds)} -> {seconds_text(run.predicted_seconds)}"
+            for run in plan.tiling
+        ]
+        self._say(f"Tiles on {nodes_text(wanted.edge)}:" + ("" if runs else " none, since none is faster"))
+        for run in runs:
+            self._say(run)
 
     def _say(self, text: str, *, style: str | None = None) -> None:
         self._console.print(text, style=style, soft_wrap=True)

@@ -4,9 +4,10 @@ As usual with gRPC it sends a request again when the server goes away before it 
 replaced does to those that cross its farewell on the wire. How often that happened is counted.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,8 +24,10 @@ from tierflow_worker.tensors import from_array, to_array
 from tierflow_worker.verification import relative_difference
 
 _LARGEST_MESSAGE: Final = 2**31 - 1
-_ATTEMPTS: Final = 5
-_PAUSE_SECONDS: Final = 0.02
+_PATIENCE_SECONDS: Final = 10.0
+"""How long to try: a worker that leaves may take its time to say so where the machine is busy."""
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 0.5
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """What gRPC says of a request whose connection the server has left."""
 
@@ -42,6 +45,7 @@ class Answer:
             are equal.
         error: Why there was no answer; "" where there was one.
         resent: How often it was sent again.
+        content: A hash of all bytes of its tensors; b"" where there was no answer.
     """
 
     at: float
@@ -49,6 +53,7 @@ class Answer:
     difference: float = 0.0
     error: str = ""
     resent: int = 0
+    content: bytes = b""
 
 
 class PipelineClient:
@@ -99,23 +104,29 @@ class PipelineClient:
     def ask(self) -> Answer:
         """Sends the request, and says what became of it."""
         began = time.perf_counter()
-        for resent in range(_ATTEMPTS):
+        pause, resent = _FIRST_PAUSE_SECONDS, 0
+        while True:
             try:
                 data: bytes = self._call(self._request, timeout=self._timeout)
             except grpc.RpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
-                if error.code() not in _GONE:
-                    break
-                time.sleep(_PAUSE_SECONDS * 2**resent)
+                if error.code() not in _GONE or time.perf_counter() - began > _PATIENCE_SECONDS:
+                    reason = f"{error.code().name}: {error.details()}"
+                    return Answer(began, time.perf_counter() - began, error=reason, resent=resent)
             else:
                 seconds = time.perf_counter() - began
-                return Answer(began, seconds, difference=self._difference(data), resent=resent)
-        return Answer(began, time.perf_counter() - began, error=reason, resent=resent)
+                return self._compared(data, Answer(began, seconds, resent=resent))
+            time.sleep(pause)
+            pause, resent = min(2 * pause, _LONGEST_PAUSE_SECONDS), resent + 1
 
-    def _difference(self, data: bytes) -> float:
-        answered = {
-            tensor.name: to_array(tensor, numpy_dtype(tensor.dtype)) for tensor in decode_response(data).tensors
-        }
+    def _compared(self, data: bytes, answer: Answer) -> Answer:
+        tensors = decode_response(data).tensors
+        answered = {tensor.name: to_array(tensor, numpy_dtype(tensor.dtype)) for tensor in tensors}
+        content = hashlib.blake2b(digest_size=16)
+        for tensor in tensors:
+            content.update(tensor.data)
+        return replace(answer, difference=self._difference(answered), content=content.digest())
+
+    def _difference(self, answered: Mapping[str, Array]) -> float:
         if answered.keys() != self._expected.keys():
             return 1.0
         return max((relative_difference(answered[name], array) for name, array in self._expected.items()), default=0.0)

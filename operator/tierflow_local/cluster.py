@@ -1,7 +1,8 @@
 """A cluster of processes: takes the objects that a Kubernetes cluster would take, and does with them what it would do.
 
 ConfigMaps become files, Deployments worker processes that are replaced as a rolling update does (start, wait until
-ready, switch, drain), Services proxies with stable ports, one per link so that each can be shaped.
+ready, switch, drain), Services proxies with stable ports, one per link so that each can be shaped. A tier has one
+worker here, whatever its replicas; tile workers have theirs, each standing for a node of the edge.
 """
 
 import time
@@ -14,17 +15,22 @@ from typing import Final
 from tierflow.errors import InvalidInputError
 from tierflow.network import Link, Network
 from tierflow.tiers import TIERS, Tier
+from tierflow.tiling.choice import EdgeNodes
 from tierflow_local.links import HOST, Proxies, Traffic
 from tierflow_local.worker_process import WorkerProcess
-from tierflow_operator.diff import Action, Change, Key, key_of, tier_of
+from tierflow_operator.descriptors import TILES
+from tierflow_operator.diff import Action, Change, Key, key_of
 from tierflow_operator.observation import LINKS, TierLink, link_name
-from tierflow_operator.render import DESCRIPTOR_DIRECTORY, Manifest, config_map_of
+from tierflow_operator.render import DESCRIPTOR_DIRECTORY, Manifest, component_of, config_map_of
 
 _KILL_AFTER_SECONDS: Final = 3.0
 """What doesn't end by itself by then at the end of a run is killed."""
 
-Report = Callable[[Tier, str], None]
-"""Is told what happens to a tier's worker: `starting`, `ready`, `draining`."""
+Report = Callable[[str, str], None]
+"""Is told what happens to a worker, given by its name: `starting`, `ready`, `draining`."""
+
+Place = tuple[str, int]
+"""A component and which of its workers. Tile worker n stands for node n of the edge, whose own worker is on node 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class LocalCluster:
         proxies: Where Services and links live.
         network: What the links are shaped to.
         speeds: By tier, the speed to emulate, as a multiple of one core of this machine.
+        nodes: Those of the edge, relative to its speed, and the link that the first one has to all others.
         cache_dir: Where workers keep models and segments.
         entry: The ports for clients; 0 takes a free one.
         report: Is told what happens.
@@ -77,24 +84,19 @@ class LocalCluster:
         network: Network,
         speeds: Mapping[Tier, float],
         *,
+        nodes: EdgeNodes | None = None,
         cache_dir: Path,
         entry: Entry | None = None,
         report: Report | None = None,
     ) -> None:
-        for tier, speed in speeds.items():
-            if speed > 1:
-                raise InvalidInputError(
-                    f"the {tier} can't be {speed:g} times as fast as this machine in local mode; divide all speeds by "
-                    f"{max(speeds.values()):g}",
-                    subject=f"speed of {tier}",
-                )
+        edge = nodes or EdgeNodes()
+        self._speeds = _speeds_of(speeds, edge)
         self._directory = directory
         self._proxies = proxies
-        self._speeds = dict(speeds)
         self._cache_dir = cache_dir
-        self._report = report or (lambda _tier, _what: None)
+        self._report = report or (lambda _name, _what: None)
         self._objects: dict[Key, Manifest] = {}
-        self._workers: dict[Tier, WorkerProcess] = {}
+        self._workers: dict[Place, WorkerProcess] = {}
         self._draining: list[WorkerProcess] = []
         self._started = 0
         wanted = entry or Entry(0, 0)
@@ -102,6 +104,9 @@ class LocalCluster:
             proxies.open("entry-grpc", port=wanted.grpc), proxies.open("entry-rest", port=wanted.rest)
         )
         self._ports = {link: proxies.open(link_name(link), link=network.link(*link)) for link in LINKS}
+        tiles = [(TILES, node) for node in range(1, len(edge.speeds))]
+        ports = [proxies.open(_name(place), link=edge.link, beside=_name(tiles[0])) for place in tiles]
+        self.tile_addresses: Final = ",".join(f"{HOST}:{port}" for port in ports)
 
     def addresses(self, sender: Tier, receiver: Tier) -> str:
         """Where the worker of a tier reaches that of a higher one: the proxy of their link."""
@@ -118,7 +123,16 @@ class LocalCluster:
         return {
             tier: RunningWorker(tier, worker.pid, worker.started_at, worker.ports.rest)
             for tier in TIERS
-            if (worker := self._workers.get(tier)) is not None
+            if (worker := self._workers.get((tier, 0))) is not None
+        }
+
+    @property
+    def tile_workers(self) -> dict[int, RunningWorker]:
+        """The tile workers in force by the node of the edge that they stand for, from 1 on."""
+        return {
+            node: RunningWorker(Tier.EDGE, worker.pid, worker.started_at, worker.ports.rest)
+            for (component, node), worker in sorted(self._workers.items())
+            if component == TILES
         }
 
     def set_link(self, link: TierLink, shape: Link) -> None:
@@ -129,14 +143,19 @@ class LocalCluster:
         """The bytes that have entered a link."""
         return self._proxies.traffic(link_name(link))
 
+    @property
+    def tile_traffic(self) -> Traffic:
+        """The bytes that the edge's own worker and the tile workers have exchanged."""
+        return self._proxies.traffic(_name((TILES, 1))) if self.tile_addresses else Traffic()
+
     def apply(self, steps: Sequence[Change]) -> None:
-        """Does the steps in their order; workers that are all new start side by side, as they would in a cluster.
+        """Does the steps in their order; workers that change one after the other start side by side.
 
         Raises:
             TierflowError: where a worker doesn't get ready; the one before it stays in force.
         """
-        for is_start, group in groupby(steps, key=_starts_worker):
-            if is_start:
+        for is_rollout, group in groupby(steps, key=_rolls_out):
+            if is_rollout:
                 self._roll_out([step.manifest for step in group])
                 continue
             for step in group:
@@ -161,14 +180,12 @@ class LocalCluster:
         kind, _, name = step.key
         if kind == "ConfigMap":
             self._write_files(step, self._directory / name)
-        elif kind == "Deployment" and step.action is Action.REPLACE:
-            self._roll_out([step.manifest])
-        elif kind == "Deployment":
-            self._retire(self._workers.pop(_tier(step.manifest), None))
         if step.action is Action.DELETE:
             del self._objects[step.key]
         else:
             self._objects[step.key] = step.manifest
+        if kind == "Deployment":
+            self._retire([place for place in self._workers if place[0] == component_of(step.manifest)])
         self._route()
 
     def _write_files(self, step: Change, directory: Path) -> None:
@@ -183,68 +200,125 @@ class LocalCluster:
 
     def _roll_out(self, deployments: Sequence[Manifest]) -> None:
         """Starts the workers side by side; puts each in force when it is ready, in the order given."""
-        waiting: list[tuple[Manifest, WorkerProcess]] = []
+        started: list[tuple[Manifest, Place, WorkerProcess]] = []
         try:
-            waiting.extend((deployment, self._start(deployment)) for deployment in deployments)
-            while waiting:
-                deployment, worker = waiting[0]
-                probe = _container(deployment)["readinessProbe"]["httpGet"]["path"]
-                worker.wait_ready(probe, deployment["spec"]["progressDeadlineSeconds"])
-                before = self._workers.get(worker.tier)
-                self._workers[worker.tier] = worker
+            for deployment in deployments:
+                started.extend((deployment, place, self._start(deployment, place)) for place in self._stale(deployment))
+            for deployment in deployments:
+                for place, worker in [(place, worker) for of, place, worker in started if of is deployment]:
+                    probe = _container(deployment)["readinessProbe"]["httpGet"]["path"]
+                    worker.wait_ready(probe, deployment["spec"]["progressDeadlineSeconds"])
+                    self._report(worker.name, "ready")
+                    self._put_in_force(place, worker)
                 self._objects[key_of(deployment)] = deployment
-                waiting.pop(0)
-                self._report(worker.tier, "ready")
-                self._route()
-                self._retire(before)
+                self._retire(self._surplus(deployment))
         finally:
-            for _, worker in waiting:
-                worker.kill()
+            for _, place, worker in started:
+                if self._workers.get(place) is not worker:
+                    worker.kill()
 
-    def _start(self, deployment: Manifest) -> WorkerProcess:
-        tier = _tier(deployment)
+    def _stale(self, deployment: Manifest) -> list[Place]:
+        """The places that need another worker: all of them where its template changed, else those without one."""
+        before = self._objects.get(key_of(deployment))
+        same = before is not None and before["spec"]["template"] == deployment["spec"]["template"]
+        return [
+            place
+            for place in _places(deployment)
+            if not (same and place in self._workers and self._workers[place].is_alive)
+        ]
+
+    def _surplus(self, deployment: Manifest) -> list[Place]:
+        """The places of a Deployment that it has no replicas for any more."""
+        wanted = _places(deployment)
+        return [place for place in self._workers if place[0] == component_of(deployment) and place not in wanted]
+
+    def _start(self, deployment: Manifest, place: Place) -> WorkerProcess:
         container = _container(deployment)
         mounted = str(self._directory / config_map_of(deployment))
         arguments = [argument.replace(DESCRIPTOR_DIRECTORY, mounted) for argument in container["args"]]
         # What follows stands for the node: its cores, its speed and its disk.
-        arguments += ["--threads", "1", "--speed", str(self._speeds[tier]), "--cache-dir", str(self._cache_dir)]
+        arguments += ["--threads", "1", "--speed", str(self._speeds[place]), "--cache-dir", str(self._cache_dir)]
         environment = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
         self._started += 1
-        self._report(tier, "starting")
-        return WorkerProcess(tier, arguments, environment, self._directory / f"{tier}-{self._started}.log")
+        name = _name(place)
+        self._report(name, "starting")
+        return WorkerProcess(name, arguments, environment, self._directory / f"{place[0]}-{self._started}.log")
 
-    def _retire(self, worker: WorkerProcess | None) -> None:
+    def _put_in_force(self, place: Place, worker: WorkerProcess) -> None:
+        before = self._workers.get(place)
+        self._workers[place] = worker
+        self._route()
+        if before is not None:
+            self._drain(before)
+
+    def _retire(self, places: Sequence[Place]) -> None:
+        """Takes workers out of force."""
+        leaving = [self._workers.pop(place) for place in places]
+        self._route()
+        for worker in leaving:
+            self._drain(worker)
+
+    def _drain(self, worker: WorkerProcess) -> None:
         """Lets a worker that nothing leads to any more finish its requests and end."""
         self._draining = [leaving for leaving in self._draining if leaving.is_alive]
-        if worker is not None:
-            self._report(worker.tier, "draining")
-            worker.terminate()
-            self._draining.append(worker)
+        self._report(worker.name, "draining")
+        worker.terminate()
+        self._draining.append(worker)
 
     def _route(self) -> None:
         """Points each Service's proxies at the worker that it selects."""
-        served = {tier_of(entry) for entry in self._objects.values() if entry["kind"] == "Service"}
-        for tier in TIERS:
-            worker = self._workers.get(tier) if tier in served else None
-            for link in LINKS:
-                if link[1] is tier:
-                    self._proxies.set_target(link_name(link), worker.ports.grpc if worker else None)
-            if tier is Tier.DEVICE:
-                self._proxies.set_target("entry-grpc", worker.ports.grpc if worker else None)
-                self._proxies.set_target("entry-rest", worker.ports.rest if worker else None)
+        served = {component_of(entry) for entry in self._objects.values() if entry["kind"] == "Service"}
+
+        def port(component: str, place: int = 0) -> int | None:
+            worker = self._workers.get((component, place)) if component in served else None
+            return worker.ports.grpc if worker else None
+
+        for link in LINKS:
+            self._proxies.set_target(link_name(link), port(link[1]))
+        for component, node in self._speeds:
+            if component == TILES:
+                self._proxies.set_target(_name((component, node)), port(component, node))
+        self._proxies.set_target("entry-grpc", port(Tier.DEVICE))
+        entry = self._workers.get((Tier.DEVICE, 0)) if Tier.DEVICE in served else None
+        self._proxies.set_target("entry-rest", entry.ports.rest if entry else None)
 
 
-def _starts_worker(step: Change) -> bool:
-    return step.action is Action.CREATE and step.key[0] == "Deployment"
+def _speeds_of(speeds: Mapping[Tier, float], nodes: EdgeNodes) -> dict[Place, float]:
+    """The speed of each worker that there can be, as a multiple of one core of this machine.
+
+    Raises:
+        InvalidInputError: where one would have to be faster than this machine.
+    """
+    found: dict[Place, float] = {(tier, 0): speed for tier, speed in speeds.items()}
+    for node, speed in enumerate(nodes.speeds):
+        found[(TILES, node) if node else (Tier.EDGE, 0)] = speeds[Tier.EDGE] * speed
+    for place, speed in found.items():
+        if speed > 1:
+            raise InvalidInputError(
+                f"the {_name(place)} can't be {speed:g} times as fast as this machine in local mode; divide all speeds "
+                f"by {max(found.values()):g}",
+                subject=f"speed of {_name(place)}",
+            )
+    return found
+
+
+def _rolls_out(step: Change) -> bool:
+    return step.key[0] == "Deployment" and step.action is not Action.DELETE
+
+
+def _places(deployment: Manifest) -> list[Place]:
+    component = component_of(deployment)
+    return (
+        [(TILES, node + 1) for node in range(deployment["spec"]["replicas"])]
+        if component == TILES
+        else [(component, 0)]
+    )
+
+
+def _name(place: Place) -> str:
+    return f"tile worker {place[1]}" if place[0] == TILES else str(place[0])
 
 
 def _container(deployment: Manifest) -> Manifest:
     container: Manifest = deployment["spec"]["template"]["spec"]["containers"][0]
     return container
-
-
-def _tier(deployment: Manifest) -> Tier:
-    tier = tier_of(deployment)
-    if tier is None:
-        raise InvalidInputError(f"{deployment['metadata']['name']} belongs to no tier", subject="deployment")
-    return tier

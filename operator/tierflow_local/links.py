@@ -72,10 +72,10 @@ class _Wire:
 class _Proxy:
     """One listening port and its connections. Its fields may be set from any thread."""
 
-    def __init__(self, listener: socket.socket, link: Link | None) -> None:
+    def __init__(self, listener: socket.socket, up: _Wire, down: _Wire) -> None:
         self.listener = listener
         self.target: int | None = None
-        self.up, self.down = _Wire(link), _Wire(link)
+        self.up, self.down = up, down
 
     async def serve(self) -> None:
         """Takes connections until cancelled."""
@@ -159,13 +159,15 @@ class Proxies:
     ) -> None:
         self.close()
 
-    def open(self, name: str, *, link: Link | None = None, port: int = 0) -> int:
+    def open(self, name: str, *, link: Link | None = None, port: int = 0, beside: str = "") -> int:
         """Opens a proxy that has no target yet.
 
         Args:
             name: To speak of it by. A proxy that had it before is forgotten: it refuses connections from now on.
             link: What it shapes to; None forwards as fast as it goes.
             port: To listen on; 0 takes a free one.
+            beside: The name of another proxy whose link this one shares, as two targets do that are reached through
+                the same network card; "" for a link of its own.
 
         Returns:
             The port.
@@ -188,7 +190,9 @@ class Proxies:
         if name in self._proxies:
             self._replaced.append(self._proxies[name])
             self._replaced[-1].target = None
-        proxy = self._proxies[name] = _Proxy(listener, link)
+        shared = self._proxies.get(beside)
+        up, down = (_Wire(link), _Wire(link)) if shared is None else (shared.up, shared.down)
+        proxy = self._proxies[name] = _Proxy(listener, up, down)
         self._loop.call_soon_threadsafe(lambda: self._tasks.append(self._loop.create_task(proxy.serve())))
         return int(listener.getsockname()[1])
 

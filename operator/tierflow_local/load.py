@@ -46,6 +46,11 @@ class Answers:
         """Relative, over all answers; 0 where each is the same bit for bit."""
         return max((answer.difference for answer in self.all if not answer.error), default=math.nan)
 
+    @property
+    def contents(self) -> frozenset[bytes]:
+        """Hashes of the answers; one where all are the same bit for bit."""
+        return frozenset(answer.content for answer in self.all if not answer.error)
+
     def quantile(self, part: float) -> float:
         """Seconds within which this part of the answers was there; NaN where there was none."""
         seconds = sorted(answer.seconds for answer in self.all if not answer.error)

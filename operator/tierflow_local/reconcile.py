@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from tierflow.graph import Graph
-from tierflow.manifest import InferencePipeline
+from tierflow.manifest import InferencePipeline, Tiling
 from tierflow.plan import Plan
 from tierflow.profile import Profile
+from tierflow.tiers import Tier
+from tierflow.tiling.choice import EdgeNodes
 from tierflow_local.cluster import LocalCluster
 from tierflow_local.scrape import scrape
 from tierflow_operator.decide import Decision, Move, Present, decide
@@ -53,7 +55,7 @@ class LocalPipeline:
         self._assumed = assumed
         self._cluster = cluster
         self._clocks = clocks
-        self._release = Release(addresses=cluster.addresses)
+        self._release = Release(addresses=cluster.addresses, tile_workers=cluster.tile_addresses)
 
     def observe(self) -> Observation:
         """What is known now: links as the workers measure them, the rest as assumed."""
@@ -90,10 +92,28 @@ class LocalPipeline:
         self.present = replace(decision.present, decided_at=self._clocks.monotonic())
         return steps
 
-    def apply(self, plan: Plan) -> tuple[Change, ...]:
-        """Makes the cluster serve a plan, without remembering it as decided."""
+    @property
+    def edge_nodes(self) -> EdgeNodes:
+        """The workers that share tiles."""
+        return self._assumed.edge_nodes(self.pipeline.spec)
+
+    def apply(self, plan: Plan, *, edge_workers: int | None = None) -> tuple[Change, ...]:
+        """Makes the cluster serve a plan, without remembering it as decided.
+
+        Args:
+            plan: The plan.
+            edge_workers: How many share its tiles; None for all that there are.
+        """
         live = self._cluster.objects
-        steps = changes(render(self.pipeline, self._graph, plan, live_descriptors(live), self._release), live)
+        wanted = render(
+            self.pipeline,
+            self._graph,
+            plan,
+            live_descriptors(live),
+            self._release,
+            edge_workers=edge_workers or len(self.edge_nodes.speeds),
+        )
+        steps = changes(wanted, live)
         self._cluster.apply(steps)
         return steps
 
@@ -105,3 +125,12 @@ def with_algorithm(pipeline: InferencePipeline, algorithm: str | None) -> Infere
     planning = {**msgspec.to_builtins(pipeline.spec.planning), "algorithm": algorithm}
     spec = {**msgspec.to_builtins(pipeline.spec), "planning": planning}
     return msgspec.convert({**msgspec.to_builtins(pipeline), "spec": spec}, InferencePipeline)
+
+
+def with_edge_workers(pipeline: InferencePipeline, workers: int) -> InferencePipeline:
+    """The pipeline with tiling by exactly so many workers allowed at the edge."""
+    tiling = Tiling(max_workers=workers)
+    tiers = tuple(
+        msgspec.structs.replace(tier, tiling=tiling) if tier.name is Tier.EDGE else tier for tier in pipeline.spec.tiers
+    )
+    return msgspec.structs.replace(pipeline, spec=msgspec.structs.replace(pipeline.spec, tiers=tiers))

@@ -3,6 +3,7 @@
 Nothing is printed here: a `Listener` is told, and the results are values.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,15 @@ from tierflow_local.links import Traffic
 from tierflow_local.load import Answers, Load, ask
 from tierflow_local.reconcile import LocalPipeline
 from tierflow_local.scrape import Measurements, scrape
+from tierflow_local.shared_edge import SharedEdge, predicted_edge_seconds
 from tierflow_local.worsening import Worsening
 from tierflow_operator.decide import Decision, Move
-from tierflow_operator.diff import Change, tier_of
+from tierflow_operator.diff import tier_of
 from tierflow_operator.manual import broken_constraints, plan_for
 from tierflow_operator.observation import LINKS, Observation, TierLink
 
 _WARM_UP: Final = 2
-_ALONE_SECONDS: Final = 3.0
+_ALONE_SECONDS: Final = 2.0
 """A tier that is much slower than the plan is asked less often."""
 _PROBE_SECONDS: Final = 5.0
 _DECIDE_SECONDS: Final = 30.0
@@ -39,6 +41,10 @@ _NOTICED: Final = 1.25
 _TICK_SECONDS: Final = 0.2
 _AFTER_REQUESTS: Final = 5
 _SETTLED_REQUESTS: Final = 8
+_SHARED_REQUESTS: Final = 10
+_SHARED_SECONDS: Final = 4.0
+_SHARED_WARM_UP: Final = 4
+"""Tiles are sized by what the first requests show of each worker's speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +114,13 @@ class Results:
         measurements: The plan's first.
         replanning: None where no link was to get worse.
         seconds: How long each phase took.
+        shared_edge: The plan with all edge workers, with one fewer, and so on; () where none share anything.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     replanning: Replanning | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    shared_edge: tuple[SharedEdge, ...] = ()
 
 
 class Listener(Protocol):
@@ -126,6 +134,9 @@ class Listener(Protocol):
 
     def measured(self, measurement: Measurement) -> None:
         """A plan was measured."""
+
+    def shared(self, found: SharedEdge) -> None:
+        """A plan was measured with so many edge workers."""
 
     def replanned(self, replanning: Replanning) -> None:
         """A link got worse, and what came of it."""
@@ -177,12 +188,33 @@ class Scenario:
         with self._phase("starting the workers"):
             self._local.move(decision)
             self._wait_for_links(decision.plan)
+            if decision.plan.tiling:
+                others = len(self._local.edge_nodes.speeds) - 1
+                self._until(lambda: self._scrape().tile_workers == others, _PROBE_SECONDS)
         return decision.plan
 
     def measure_plan(self, client: PipelineClient, plan: Plan, requests: int) -> Measurement:
         """Measures the plan in force."""
         with self._phase("classifying"):
             return self._measure("plan", client, plan, requests)
+
+    def measure_shared_edge(self, client: PipelineClient, plan: Plan) -> None:
+        """Measures the edge with all of its workers, with one fewer, and so on until there is only its own.
+
+        Nothing is done where the plan has no tiles.
+
+        Raises:
+            TierflowError: where a worker doesn't get ready.
+        """
+        nodes = self._local.edge_nodes
+        if not plan.tiling:
+            return
+        with self._phase("sharing the edge"):
+            for workers in range(len(nodes.speeds), 0, -1):
+                self._local.apply(plan, edge_workers=workers)
+                found = self._shared_edge(client, plan, workers)
+                self.results.shared_edge += (found,)
+                self._listener.shared(found)
 
     def measure_alone(self, client: PipelineClient, plan: Plan, requests: int) -> None:
         """Measures each tier alone, through the same workers, and puts `plan` in force again.
@@ -193,7 +225,7 @@ class Scenario:
         with self._phase("comparing with single tiers"):
             for tier in TIERS:
                 tiers = (tier,) * len(self._graph.layers)
-                alone = plan_for(self._graph, self._profile, self._assumed.network, self._assumed.tier_speeds, tiers)
+                alone = self._plan_for(tiers)
                 self._local.apply(alone)
                 rules = constraints_of(self._local.pipeline.spec)
                 breaks = tuple(name for name, _ in broken_constraints(self._graph, tiers, rules))
@@ -240,6 +272,31 @@ class Scenario:
             affected=frozenset(change.tier for change in changes),
         )
         self._listener.replanned(self.results.replanning)
+
+    def _plan_for(self, tiers: tuple[Tier, ...]) -> Plan:
+        return plan_for(
+            self._graph,
+            self._profile,
+            self._assumed.network,
+            self._assumed.tier_speeds,
+            tiers,
+            nodes=self._local.edge_nodes,
+        )
+
+    def _shared_edge(self, client: PipelineClient, plan: Plan, workers: int) -> SharedEdge:
+        self._until(lambda: self._scrape().tile_workers == workers - 1, _PROBE_SECONDS)
+        first = ask(client, _SHARED_WARM_UP)
+        before = self._scrape()
+        answers = ask(client, _SHARED_REQUESTS, most_seconds=_SHARED_SECONDS)
+        seconds = self._scrape().segment_seconds(Tier.EDGE, plan.segment(Tier.EDGE).id, before)
+        predicted = predicted_edge_seconds(self._graph, self._profile, plan, self._local.edge_nodes, workers)
+        return SharedEdge(
+            workers=workers,
+            found=before.tile_workers + 1,
+            predicted_seconds=predicted,
+            seconds=math.nan if seconds is None else seconds,
+            answers=Answers((*first.all, *answers.all)),
+        )
 
     def _measure(
         self,
@@ -311,9 +368,3 @@ class Scenario:
         began = time.perf_counter()
         yield
         self.results.seconds[what] = time.perf_counter() - began
-
-
-def _replaced(steps: Sequence[Change]) -> frozenset[Tier]:
-    """The tiers whose Deployments were written."""
-    tiers = {tier_of(step.manifest) for step in steps if step.key[0] == "Deployment"}
-    return frozenset(tier for tier in tiers if tier is not None)

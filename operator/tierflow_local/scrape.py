@@ -26,10 +26,12 @@ class Measurements:
     Attributes:
         links: Those whose bandwidth and round trip are known.
         segments: By tier and segment id: runs so far and the seconds that they took.
+        tile_workers: How many tile workers the edge's worker has found.
     """
 
     links: Mapping[TierLink, Link]
     segments: Mapping[tuple[Tier, str], tuple[int, float]]
+    tile_workers: int = 0
 
     def segment_seconds(self, tier: Tier, segment: str, before: "Measurements | None" = None) -> float | None:
         """Mean time of a segment's runs, since `before` where that is given; None where there was none."""
@@ -50,6 +52,7 @@ def scrape(workers: Iterable[RunningWorker], *, now: float, max_staleness_second
     """
     links: dict[TierLink, dict[str, float]] = {}
     segments: dict[tuple[Tier, str], tuple[int, float]] = {}
+    tile_workers = 0
     for worker in workers:
         for name, labels, value in _samples(worker):
             if name in _LINK_METRICS:
@@ -59,13 +62,15 @@ def scrape(workers: Iterable[RunningWorker], *, now: float, max_staleness_second
                 key = Tier(labels["tier"]), labels["segment"]
                 runs, seconds = segments.get(key, (0, 0.0))
                 segments[key] = (int(value), seconds) if name.endswith("count") else (runs, value)
+            elif name == "tierflow_tile_workers":
+                tile_workers = int(value)
     known = {
         link: Link(bytes_per_second=figures["bandwidth"], round_trip_seconds=figures["round_trip"])
         for link, figures in links.items()
         if link in LINKS and figures.keys() == set(_LINK_METRICS.values())
         if figures["bandwidth"] > 0 and now - figures["measured"] <= max_staleness_seconds
     }
-    return Measurements(known, segments)
+    return Measurements(known, segments, tile_workers)
 
 
 def _samples(worker: RunningWorker) -> Iterable[tuple[str, Mapping[str, str], float]]:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tierflow.errors import InvalidInputError
@@ -14,6 +14,7 @@ from tierflow.model.opening import default_cache
 from tierflow.network import Network
 from tierflow.profile import Profile
 from tierflow.tiers import TIERS, Tier
+from tierflow.tiling.choice import EdgeNodes
 from tierflow_local.cluster import Entry, LocalCluster, Report
 from tierflow_local.links import Proxies
 from tierflow_local.reconcile import Clocks, LocalPipeline
@@ -34,6 +35,7 @@ class Wanted:
         profile: The model's layer times on this machine.
         network: In place of what the manifest says to assume; None leaves that.
         speeds: The same for the tiers' speeds.
+        edge: The edge's nodes, its own worker's first; with one nothing is tiled.
         entry: The ports for clients; None takes the preferred ones where they are free.
         cache_dir: Where workers keep models and segments; None for the user's cache.
     """
@@ -43,6 +45,7 @@ class Wanted:
     profile: Profile
     network: Network | None = None
     speeds: Mapping[Tier, float] | None = None
+    edge: EdgeNodes = field(default_factory=EdgeNodes)
     entry: Entry | None = None
     cache_dir: Path | None = None
 
@@ -63,7 +66,12 @@ def session(wanted: Wanted, report: Report | None = None) -> Iterator[Session]:
     Raises:
         InvalidInputError: where a tier is to be faster than this machine, or a port is in use.
     """
-    observation = assumed(wanted.pipeline, dict.fromkeys(TIERS, 1), network=wanted.network, speeds=wanted.speeds)
+    ready = {**dict.fromkeys(TIERS, 1), Tier.EDGE: len(wanted.edge.speeds)}
+    observation = replace(
+        assumed(wanted.pipeline, ready, network=wanted.network, speeds=wanted.speeds),
+        edge_speeds=wanted.edge.speeds,
+        edge_link=wanted.edge.link,
+    )
     base = runs_directory(os.environ)
 
     def cluster(proxies: Proxies, directory: Path, entry: Entry) -> LocalCluster:
@@ -72,6 +80,7 @@ def session(wanted: Wanted, report: Report | None = None) -> Iterator[Session]:
             proxies,
             observation.network,
             observation.tier_speeds,
+            nodes=observation.edge_nodes(wanted.pipeline.spec),
             cache_dir=wanted.cache_dir or default_cache(),
             entry=entry,
             report=report,

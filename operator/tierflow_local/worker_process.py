@@ -15,7 +15,6 @@ from typing import Any, Final
 import msgspec
 
 from tierflow.errors import DeadlineExceededError, TierflowError
-from tierflow.tiers import Tier
 from tierflow_local.links import HOST
 
 _POLL_SECONDS: Final = 0.01
@@ -33,14 +32,14 @@ class WorkerProcess:
     """A worker in a process group of its own, that dies with the thread that made this object.
 
     Args:
-        tier: Its tier.
+        name: What to call it: its tier, say.
         arguments: Of the worker's program; its ports are left to it.
         environment: Variables beside those of this process.
         log: Where its standard error goes.
     """
 
-    def __init__(self, tier: Tier, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self.tier: Final = tier
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name: Final = name
         self.log: Final = log
         self.started_at: Final = time.time()
         listen = ["--host", HOST, "--grpc-port", "0", "--rest-port", "0"]
@@ -65,7 +64,7 @@ class WorkerProcess:
     def ports(self) -> Ports:
         """Where it listens; known once it is ready."""
         if self._ports is None:
-            raise TierflowError(f"the worker of {self.tier} is not listening yet", subject=self.tier)
+            raise TierflowError(f"the worker of {self.name} is not listening yet", subject=self.name)
         return self._ports
 
     @property
@@ -88,14 +87,14 @@ class WorkerProcess:
         while not self._is_ready(path):
             if not self.is_alive:
                 raise TierflowError(
-                    f"the worker of {self.tier} ended with code {self._process.returncode}: {self._last_words()}",
-                    subject=self.tier,
+                    f"the worker of {self.name} ended with code {self._process.returncode}: {self._last_words()}",
+                    subject=self.name,
                 )
             if time.monotonic() > deadline:
                 raise DeadlineExceededError(
-                    f"the worker of {self.tier} was not ready after {seconds:.0f} s (progressDeadlineSeconds); its "
+                    f"the worker of {self.name} was not ready after {seconds:.0f} s (progressDeadlineSeconds); its "
                     f"last words: {self._last_words()}",
-                    subject=self.tier,
+                    subject=self.name,
                 )
             time.sleep(_POLL_SECONDS)
 
