@@ -95,7 +95,7 @@ def run(
     requests: Annotated[
         int,
         typer.Option("--requests", min=3, help="Requests that the plan is measured with.", rich_help_panel=_SCENARIO),
-    ] = 30,
+    ] = 20,
     worsen: Annotated[
         str | None,
         typer.Option(

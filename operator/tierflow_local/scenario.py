@@ -40,7 +40,7 @@ _NOTICED: Final = 1.25
 """A link whose measured bandwidth is within this factor of the true one has been noticed to have changed."""
 _TICK_SECONDS: Final = 0.2
 _AFTER_REQUESTS: Final = 5
-_SETTLED_REQUESTS: Final = 8
+_SETTLED_REQUESTS: Final = 6
 _SHARED_REQUESTS: Final = 10
 _SHARED_SECONDS: Final = 4.0
 _SHARED_WARM_UP: Final = 4
@@ -187,7 +187,6 @@ class Scenario:
         self._listener.planned(decision.plan)
         with self._phase("starting the workers"):
             self._local.move(decision)
-            self._wait_for_links(decision.plan)
             if decision.plan.tiling:
                 others = len(self._local.edge_nodes.speeds) - 1
                 self._until(lambda: self._scrape().tile_workers == others, _PROBE_SECONDS)
@@ -243,6 +242,8 @@ class Scenario:
             workers, present = self._cluster.workers, self._local.present
             with Load(clients) as load:
                 self._until(lambda: load.answers.sent >= _WARM_UP * len(clients), _DECIDE_SECONDS)
+                if present is not None:
+                    self._wait_for_links(present.plan)
                 began = time.perf_counter()
                 self._cluster.set_link(link, shape)
                 decision, noticed = self._decide_on(link, shape)

@@ -118,6 +118,27 @@ def test_connections_share_a_link(proxies: Proxies) -> None:
         each.close()
 
 
+def test_targets_beside_each_other_share_one_link(proxies: Proxies) -> None:
+    servers = [Server(lambda _: b"") for _ in range(2)]
+    link = Link(bytes_per_second=4e6, round_trip_seconds=0.0)
+    ports = [proxies.open(name, link=link, beside="a") for name in ("a", "b")]
+    for name, server in zip(("a", "b"), servers, strict=True):
+        proxies.set_target(name, server.port)
+    alone = exchange(ports[0], bytes(400_000))[1]
+    times: list[float] = []
+    threads = [
+        threading.Thread(target=lambda port=port: times.append(exchange(port, bytes(400_000))[1])) for port in ports
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(times) > 1.5 * alone
+    assert proxies.traffic("a") == proxies.traffic("b") == Traffic(up=1_200_000, down=0)
+    for server in servers:
+        server.close()
+
+
 def test_a_link_can_be_changed_while_data_flows(proxies: Proxies, echo: Server) -> None:
     slow = Link(bytes_per_second=10_000, round_trip_seconds=0.0)
     port = proxies.open("a", link=slow)

@@ -10,7 +10,9 @@ from PIL import Image
 
 from factories.graphs import chain
 from factories.pipelines import network, observation, pipeline, profile
+from factories.tiled_pipelines import convolutions, edge_workers, tiled_plan
 from tierflow.errors import InvalidInputError
+from tierflow.manifest import Tiling
 from tierflow.network import MEGABIT, Link
 from tierflow.plan import Plan
 from tierflow.segment import cut
@@ -23,8 +25,9 @@ from tierflow_local.cluster import RunningWorker
 from tierflow_local.links import Traffic
 from tierflow_local.load import Answers
 from tierflow_local.photograph import default_photograph, inputs_with
-from tierflow_local.reconcile import with_algorithm
+from tierflow_local.reconcile import with_algorithm, with_edge_workers
 from tierflow_local.scenario import Measurement, Replanning, Results
+from tierflow_local.shared_edge import SharedEdge, predicted_edge_seconds
 from tierflow_local.worsening import default_worsening, parse_worsening
 from tierflow_operator.decide import Hold, HoldReason, decide
 from tierflow_operator.manual import plan_for
@@ -121,6 +124,51 @@ def test_a_change_that_nobody_noticed_is_a_failure() -> None:
     held = Hold(HoldReason.UP_TO_DATE, "", None)
     found.replanning = replace(found.replanning, decision=held, noticed=False)
     assert failures(found) == ("no worker noticed that the edge-cloud link changed",)
+
+
+def shared(workers: int, *, found: int | None = None, content: bytes = b"same") -> SharedEdge:
+    kept = Answers(tuple(replace(answer, content=content) for answer in answers(0.1, 0.1).all))
+    return SharedEdge(workers, workers if found is None else found, 0.4 / workers, 0.5 / workers, kept)
+
+
+def test_edge_workers_that_were_not_found_are_a_failure() -> None:
+    found = results()
+    found.replanning = None
+    found.shared_edge = (shared(3), shared(2), shared(1))
+    assert failures(found) == ()
+    found.shared_edge = (shared(3, found=2), shared(2), shared(1))
+    assert failures(found) == ("the edge's worker found 2 of 3 edge workers, itself among them",)
+
+
+def test_answers_that_depend_on_the_number_of_edge_workers_are_a_failure() -> None:
+    found = results()
+    found.replanning = None
+    found.shared_edge = (shared(2), shared(1, content=b"other"))
+    assert failures(found) == ("the answers depend on how many edge workers computed them",)
+
+
+def test_the_edge_s_times_are_reported_from_one_worker_upwards() -> None:
+    found = results()
+    found.shared_edge = (shared(2), shared(1))
+    report = report_of(found, (), pipeline="small", photograph="flower.jpg")["sharedEdge"]
+    assert report["bitIdentical"] is True
+    assert [entry["workers"] for entry in report["edgeWorkers"]] == [1, 2]
+    assert [entry["measuredMilliseconds"] for entry in report["edgeWorkers"]] == [500.0, 250.0]
+    assert report_of(results(), (), pipeline="small", photograph="")["sharedEdge"] is None
+
+
+def test_what_the_edge_should_take_with_fewer_workers_lies_between_tiled_and_alone() -> None:
+    tiled, graph = tiled_plan(4), convolutions()
+    times = [predicted_edge_seconds(graph, profile(graph), tiled, edge_workers(4), n) for n in (4, 2, 1)]
+    assert times == sorted(times)
+    assert times[0] == pytest.approx(tiled.segment(Tier.EDGE).compute_seconds)
+    assert times[-1] == pytest.approx(tiled_plan(1).segment(Tier.EDGE).compute_seconds)
+
+
+def test_the_number_of_edge_workers_replaces_what_the_manifest_says_of_tiling() -> None:
+    edge = with_edge_workers(pipeline(), 6).spec.tier(Tier.EDGE)
+    assert edge.tiling == Tiling(max_workers=6)
+    assert with_edge_workers(pipeline(), 6).spec.tier(Tier.CLOUD) == pipeline().spec.tier(Tier.CLOUD)
 
 
 def test_the_report_for_machines_says_whether_it_holds() -> None:
