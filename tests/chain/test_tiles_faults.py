@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -41,10 +42,10 @@ class Stage:
     device: WorkerProcess
     tiles: dict[int, WorkerProcess] = field(default_factory=dict)
 
-    def begin(self, place: int) -> WorkerProcess:
+    def begin(self, place: int, **flags: Any) -> WorkerProcess:
         """Starts a tile worker at one of the places."""
         descriptor = self.cast.tile_descriptor([self.segment])
-        self.tiles[place] = self.cast.start(descriptor, grpc_port=self.ports[place], speed=SPEED)
+        self.tiles[place] = self.cast.start(descriptor, grpc_port=self.ports[place], **{"speed": SPEED, **flags})
         return self.tiles[place]
 
     def all_there(self) -> list[WorkerProcess]:
@@ -55,9 +56,9 @@ class Stage:
         wait_for_tile_workers(self.edge, len(self.ports))
         return [self.tiles[place] for place in range(len(self.ports))]
 
-    def load(self) -> Load:
+    def load(self, clients: int = 3) -> Load:
         """Clients of the device."""
-        return Load(self.device.address, self.examples)
+        return Load(self.device.address, self.examples, clients=clients)
 
     def available(self) -> int:
         """How many tile workers the edge worker has."""
@@ -144,6 +145,18 @@ def test_tile_workers_join_and_leave_under_load(stage: Stage) -> None:
             load.wait_until(partial(stage_has, stage, 2))
             stage.begin(place)
             load.wait_until(partial(stage_has, stage, 3))
+
+
+def test_a_tile_worker_whose_queue_is_full_refuses_tiles_that_others_compute(stage: Stage) -> None:
+    stage.all_there()
+    stage.tiles[0].kill()
+    wait_for_tile_workers(stage.edge, 2)
+    busy = stage.begin(0, queue=0, speed=SPEED / 10)
+    wait_for_tile_workers(stage.edge, 3)
+    with stage.load(clients=8) as load:
+        load.wait_until(lambda: counted(busy, "tierflow_requests_total", outcome="rejected") > 0)
+        load.wait_for(MANY)
+    busy.kill()
 
 
 def stage_has(stage: Stage, tile_workers: int) -> bool:

@@ -106,10 +106,7 @@ class Peer:
         except DeadlineExceededError:
             raise
         except TierflowError:
-            # It holds other runs, or is another program: that doesn't change soon.
-            pause = min(2 * self._pauses[run], _LONGEST_PAUSE_SECONDS) if run in self._pauses else _FIRST_PAUSE_SECONDS
-            self._pauses[run] = pause
-            self._aside_until[run] = self._clock() + pause
+            self._set_aside(run)
             raise
         finally:
             self.under_way -= 1
@@ -119,6 +116,15 @@ class Peer:
     def note_late(self) -> None:
         """Takes the worker for gone until it says that it is there."""
         self.is_up = False
+
+    def _set_aside(self, run: str) -> None:
+        """Sends it no tiles of a run for a while, ever longer: it holds other runs, or is another program."""
+        now = self._clock()
+        if now < self._aside_until.get(run, 0.0):
+            return  # further tiles that were under way
+        pause = min(2 * self._pauses[run], _LONGEST_PAUSE_SECONDS) if run in self._pauses else _FIRST_PAUSE_SECONDS
+        self._pauses[run] = pause
+        self._aside_until[run] = now + pause
 
     def _read(self, answer: InferResponse, run: str, tile: Region) -> Array:
         """The tile that an answer has.
