@@ -1,6 +1,8 @@
 """Tile workers die, hang, come and go while clients send requests all the time: none fails, and no answer is wrong."""
 
+import math
 import signal
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +26,7 @@ from factories.tiled import (
     wait_for_tile_workers,
 )
 from tierflow.descriptor import SegmentDescriptor
+from tierflow_worker.tiling.requests import read_tile
 
 # So that a tile takes long enough to be under way when its worker dies.
 SPEED = 0.2
@@ -157,6 +160,29 @@ def test_a_tile_worker_whose_queue_is_full_refuses_tiles_that_others_compute(sta
         load.wait_until(lambda: counted(busy, "tierflow_requests_total", outcome="rejected") > 0)
         load.wait_for(MANY)
     busy.kill()
+
+
+def test_sizes_follow_a_worker_of_half_the_speed(stage: Stage) -> None:
+    stage.all_there()
+    stage.tiles[1].kill()
+    wait_for_tile_workers(stage.edge, 2)
+    stage.begin(1, speed=SPEED / 2)
+    wait_for_tile_workers(stage.edge, 3)
+    before = len(stage.edge.lines)
+    with stage.load(clients=1) as load:
+        load.wait_until(lambda: share_of(stage, 1, before) < 0.8)
+    stage.tiles[1].kill()
+
+
+def share_of(stage: Stage, place: int, after: int) -> float:
+    """The area of a place's tile of the first run by the log's newest line, beside the mean of all."""
+    sizes = [line for line in stage.edge.lines[after:] if line["event"] == "tiles resized"]
+    tiles: dict[str, str] = next(
+        (line["tiles"] for line in reversed(sizes) if line["run"] == stage.segment.runs[0].id), {}
+    )
+    areas = {worker: read_tile(tile).area for worker, tile in tiles.items()}
+    mine = areas.get(f"127.0.0.1:{stage.ports[place]}")
+    return math.inf if mine is None else mine / statistics.mean(areas.values())
 
 
 def stage_has(stage: Stage, tile_workers: int) -> bool:
