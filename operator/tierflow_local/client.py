@@ -5,6 +5,7 @@ replaced does to those that cross its farewell on the wire. How often that happe
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from tierflow_worker.verification import relative_difference
 
 _LARGEST_MESSAGE: Final = 2**31 - 1
 _PATIENCE_SECONDS: Final = 10.0
-"""How long to try: a worker that leaves may take its time to say so where the machine is busy."""
+"""How long to try from the first failure on: a worker that leaves may take its time to say so on a busy machine."""
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 0.5
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -105,13 +106,16 @@ class PipelineClient:
         """Sends the request, and says what became of it."""
         began = time.perf_counter()
         pause, resent = _FIRST_PAUSE_SECONDS, 0
+        give_up = math.inf
         while True:
             try:
                 data: bytes = self._call(self._request, timeout=self._timeout)
             except grpc.RpcError as error:
-                if error.code() not in _GONE or time.perf_counter() - began > _PATIENCE_SECONDS:
+                now = time.perf_counter()
+                if error.code() not in _GONE or now > give_up:
                     reason = f"{error.code().name}: {error.details()}"
-                    return Answer(began, time.perf_counter() - began, error=reason, resent=resent)
+                    return Answer(began, now - began, error=reason, resent=resent)
+                give_up = min(give_up, now + _PATIENCE_SECONDS)
             else:
                 seconds = time.perf_counter() - began
                 return self._compared(data, Answer(began, seconds, resent=resent))
