@@ -59,3 +59,9 @@ def edge_descriptor(
 def tile_descriptor(edge: WorkerDescriptor) -> WorkerDescriptor:
     """The descriptor of the tile workers of an edge worker."""
     return msgspec.structs.replace(edge, role="tiles", tile_workers="")
+
+
+def answering(segment: SegmentDescriptor) -> SegmentDescriptor:
+    """The segment as the last one of its chain: what it would send on is its answer."""
+    results = segment.sends.tensors if segment.sends else segment.results
+    return msgspec.structs.replace(segment, sends=None, downstream=None, results=results)

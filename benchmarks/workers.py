@@ -165,6 +165,7 @@ def start_worker(
     grpc_port: int = 0,
     rest_port: int = 0,
     environment: Mapping[str, str] | None = None,
+    program: str = "tierflow_worker.main",
     **flags: object,
 ) -> WorkerProcess:
     """Starts a worker process on this machine.
@@ -175,6 +176,7 @@ def start_worker(
         grpc_port: 0 takes a free one.
         rest_port: 0 takes a free one.
         environment: Variables beside this process's own.
+        program: The module that is the worker.
         flags: Flags by their names, `max_message_bytes=1000` for `--max-message-bytes 1000`.
     """
     content = descriptor if isinstance(descriptor, bytes) else descriptors.encode(descriptor)
@@ -184,7 +186,7 @@ def start_worker(
         "descriptor": file, "host": "127.0.0.1", "grpc-port": grpc_port, "rest-port": rest_port,
         "cache-dir": folder / "cache", "threads": 1, **{name.replace("_", "-"): value for name, value in flags.items()},
     }  # fmt: skip
-    command = [sys.executable, "-m", "tierflow_worker.main"]
+    command = [sys.executable, "-m", program]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     began = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
