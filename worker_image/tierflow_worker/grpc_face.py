@@ -84,8 +84,8 @@ class GrpcFace:
         for service in self._readiness:
             await self._health.set(service, status)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Stops listening, lets the requests under way end within the grace, then cancels them."""
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Stops listening, lets the requests under way end within the grace (None: at once), then cancels them."""
         await self._server.stop(grace_seconds)
 
     def _handlers(self) -> Any:

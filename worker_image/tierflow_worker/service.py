@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
+_IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 
 class Worker:
@@ -212,11 +213,26 @@ class Worker:
             os._exit(1)  # asked twice: at once
         self._stop.set()
 
+    async def _stop_grpc(self) -> None:
+        """Stops gRPC: when the requests under way have ended, at the latest when the time to drain is over.
+
+        A request that arrives in the very moment of stopping may never reach the data plane, and would wait for the
+        whole time to drain; once nothing else is under way it is cancelled, so that its sender soon tries elsewhere.
+        """
+        stopping = asyncio.ensure_future(self._grpc.stop(self._settings.drain_seconds))
+        idle_checks = 0
+        while not stopping.done() and idle_checks < _IDLE_CHECKS:
+            await asyncio.wait((stopping,), timeout=_SHORTEST_CHECK_SECONDS)
+            idle_checks = 0 if self._plane.in_flight else idle_checks + 1
+        if not stopping.done():
+            await self._grpc.stop(None)
+        await stopping
+
     async def _drain(self) -> None:
         self._log.info("draining", in_flight=self._plane.in_flight)
         self._plane.drain()
         await self._grpc.tell_readiness()
-        stopping = [self._grpc.stop(self._settings.drain_seconds)]
+        stopping = [self._stop_grpc()]
         if self._rest is not None:
             stopping.append(self._rest.stop())
         await asyncio.gather(*stopping)
