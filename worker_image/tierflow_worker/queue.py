@@ -1,6 +1,10 @@
 """The bounded queue in front of a worker's computation: one run at a time, in order of arrival."""
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +16,19 @@ Result = TypeVar("Result")
 
 _SHORTEST_RETRY_SECONDS: Final = 0.01
 _SMOOTHING: Final = 0.2  # weight of the newest run in the mean that a retry hint is made from
+
+
+_NICE: Final = 5  # a third of the weight of other threads
+
+
+def _give_way() -> None:
+    """Lets what else the machine does go before this thread's computations.
+
+    On an emulated tier they only have to be done in time, while messages are not slowed down and should not wait.
+    """
+    if sys.platform == "linux":  # elsewhere threads have no priorities of their own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class ComputeQueue:
@@ -29,7 +46,8 @@ class ComputeQueue:
         self._limit = limit
         self._slowdown = 1 / speed
         self._observe_length = observe_length or (lambda _: None)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        initialiser = _give_way if speed < 1 else None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=initialiser)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._mean_seconds = 0.0
