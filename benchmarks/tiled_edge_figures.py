@@ -55,8 +55,8 @@ def figures() -> Iterator[Figure]:
 def model_figures(edge: "_Edge") -> Iterator[Figure]:
     """All figures of one model; what unequal workers do is measured for the largest."""
     together = {count: edge.start(f"{count} workers", [_SPEED] * count) for count in range(1, _MOST_WORKERS + 1)}
-    for workers in together.values():
-        workers.ask_often(_WARM_UP)
+    for count, workers in together.items():
+        workers.ask_often(_WARM_UP if count > 1 else 1)
     moved = together[_MOST_WORKERS].bytes_of(lambda: together[_MOST_WORKERS].ask_often(1))
     times: dict[int, list[float]] = {count: [] for count in together}
     for _ in range(_ROUNDS):
@@ -66,7 +66,7 @@ def model_figures(edge: "_Edge") -> Iterator[Figure]:
     yield Figure(AREA, f"{edge.name}: bytes moved per request with {_MOST_WORKERS} workers", moved / 1e6, "MB")
     alike = [workers.answer == together[1].answer for workers in together.values()]
     yield at_least(AREA, f"{edge.name}: answers with the untiled one's bits", 100 * statistics.mean(alike), "%", 100)
-    yield from _memory_figures(edge.name, together)
+    yield from _memory_figures(edge, together)
     if edge.name == next(iter(_MODELS)):
         yield from _unequal_figures(edge, together[_MOST_WORKERS])
 
@@ -87,24 +87,20 @@ def _speed_figures(name: str, together: dict[int, "_Workers"], times: dict[int, 
         yield Figure(AREA, f"{title}, predicted", together[1].planned.seconds / predicted, "x")
 
 
-def _memory_figures(name: str, together: dict[int, "_Workers"]) -> Iterator[Figure]:
+def _memory_figures(edge: "_Edge", together: dict[int, "_Workers"]) -> Iterator[Figure]:
     four = together[_MOST_WORKERS]
-    untiled = _peak_bytes(together[1].edge)
-    tile_worker = max(_peak_bytes(worker) for worker in four.tiles)
-    yield Figure(AREA, f"{name}: peak memory of the untiled edge worker", untiled / 1e6, "MB")
-    yield Figure(
-        AREA,
-        f"{name}: peak memory of the edge worker with {_MOST_WORKERS - 1} others",
-        _peak_bytes(four.edge) / 1e6,
-        "MB",
-    )
-    yield Figure(AREA, f"{name}: peak memory of a tile worker", tile_worker / 1e6, "MB")
-    yield Figure(
-        AREA,
-        f"{name}: tile worker beside untiled edge worker (DeepThings: -68)",
-        100 * (tile_worker / untiled - 1),
-        "%",
-    )
+    standby = _peak_bytes(edge.start_standby())
+    untiled, shared = _peak_bytes(together[1].edge), _peak_bytes(four.edge)
+    tiles = max(_peak_bytes(worker) for worker in four.tiles)
+    title = f"{edge.name}: peak memory of"
+    yield Figure(AREA, f"{title} a standby worker, without any segment", standby / 1e6, "MB")
+    yield Figure(AREA, f"{title} the untiled edge worker", untiled / 1e6, "MB")
+    yield Figure(AREA, f"{title} the edge worker with {_MOST_WORKERS - 1} others", shared / 1e6, "MB")
+    yield Figure(AREA, f"{title} a tile worker", tiles / 1e6, "MB")
+    title = f"{edge.name}: tile worker beside untiled edge worker"
+    yield Figure(AREA, f"{title} (DeepThings: -68)", 100 * (tiles / untiled - 1), "%")
+    beyond = (tiles - standby) / (untiled - standby)
+    yield Figure(AREA, f"{title}, beyond what a standby takes", 100 * (beyond - 1), "%")
 
 
 def _unequal_figures(edge: "_Edge", equals: "_Workers") -> Iterator[Figure]:
@@ -173,6 +169,12 @@ class _Edge:
         if tiles and edge.wait_for("tile workers")["available"] != len(tiles):
             raise RuntimeError(f"the edge worker does not find its tile workers:\n{edge.text()}")
         return _Workers(edge, tiles, planned, self._request(planned), lambda: self._traffic(f"{title} 0"), self.stack)
+
+    def start_standby(self) -> WorkerProcess:
+        """A worker that has no segment."""
+        worker = self._begin(edge_descriptor(self.model, f"zoo://{self.name}", []))
+        worker.wait_ready()
+        return worker
 
     def _begin(self, descriptor: Any, **flags: Any) -> WorkerProcess:
         worker = start_worker(descriptor, self.folder, **flags)

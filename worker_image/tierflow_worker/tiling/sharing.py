@@ -106,8 +106,9 @@ class SharedRun:
         request = _Request(inputs, result, local, self._clock(), deadline, crowd, observer)
         known = [self.speeds.patience(worker.name, tile.area, crowd=crowd) for worker, tile in divided]
         request.patience = max(_SHORTEST_PATIENCE_SECONDS, *(seconds or 0.0 for seconds in known))
-        # The local tile comes first: another thread cuts and computes it while the others are sent.
-        tasks = [asyncio.ensure_future(self._tile(request, worker, tile)) for worker, tile in divided]
+        # The local tile comes last: its thread would hold up this one, which sends the others in a millisecond.
+        in_order = sorted(divided, key=lambda item: item[0] is local)
+        tasks = [asyncio.ensure_future(self._tile(request, worker, tile)) for worker, tile in in_order]
         try:
             await asyncio.gather(*tasks)
         finally:
