@@ -125,7 +125,7 @@ async def serving(
     plane = DataPlane(descriptor, store, compute, clients, metrics=metrics, log=log, **more)
     face = GrpcFace(plane, pipeline=descriptor.pipeline, max_message_bytes=MESSAGE_BYTES, log=log)
     bound = await face.start("127.0.0.1", port)
-    plane.set_loaded()
+    plane.set_ready()
     await face.tell_readiness()
     try:
         yield Node(plane, face, store, f"127.0.0.1:{bound}", list(clients.values()), stream)

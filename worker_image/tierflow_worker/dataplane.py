@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
+import msgspec
+
 from tierflow.descriptor import Downstream, SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import (
     DeadlineExceededError,
@@ -23,13 +25,17 @@ from tierflow.errors import (
 from tierflow.graph import Tensor
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
+    ONLY_OWN_PARAMETER,
     PROBE_PARAMETER,
+    RESULTS_PARAMETER,
     RUN_PARAMETER,
     SECONDS_PARAMETER,
+    SEGMENT_PARAMETER,
     InferRequest,
     InferResponse,
     InferTensor,
     ModelMetadata,
+    Parameter,
     ServerMetadata,
     TensorMetadata,
 )
@@ -78,7 +84,7 @@ class Inference(Protocol):
         """Whether the process answers at all."""
 
     def ready(self) -> bool:
-        """Whether requests are accepted: the segment is loaded, and the worker is not draining."""
+        """Whether requests should be sent here: the segment is loaded and approved, the worker is not draining."""
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
@@ -138,7 +144,7 @@ class DataPlane:
         self._tiling = tiling
         self._version = version
         self._clock = clock
-        self._loaded = False
+        self._opened = False
         self._draining = False
         self._in_flight = 0
         self._numbers = itertools.count(1)
@@ -148,9 +154,9 @@ class DataPlane:
         """Requests that have come and not ended."""
         return self._in_flight
 
-    def set_loaded(self) -> None:
-        """Makes the worker ready: its current segment is loaded."""
-        self._loaded = True
+    def set_ready(self) -> None:
+        """Makes the worker ready: its current segment is loaded, and nothing else has to be waited for."""
+        self._opened = True
         self._metrics.set_ready(self.ready())
 
     def drain(self) -> None:
@@ -163,8 +169,8 @@ class DataPlane:
         return True
 
     def ready(self) -> bool:
-        """Whether requests are accepted: the segment is loaded, and the worker is not draining."""
-        return self._loaded and not self._draining
+        """Whether requests should be sent here: the segment is loaded and approved, the worker is not draining."""
+        return self._opened and not self._draining
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
@@ -237,6 +243,8 @@ class DataPlane:
         wanted = self._wanted(request.outputs)
         boundary = request.parameters.get(BOUNDARY_PARAMETER)
         place = self._place(boundary)
+        if _only_own(request):
+            return await self._answer_own(request, place, wanted, deadline)
         if boundary is not None:
             tensors = await self._answer(replace(request, id=self._name(request)), place, wanted, deadline)
             spent = {SECONDS_PARAMETER: self._clock() - began}
@@ -294,12 +302,7 @@ class DataPlane:
     ) -> tuple[InferTensor, ...]:
         """The wanted outputs that this segment and those above it make; () wants all."""
         segment = self._descriptor.segments[place]
-        entry = BOUNDARY_PARAMETER not in request.parameters
-        what = f"the model {request.model}" if entry else f"boundary {segment.accepts.id}"
-        tensors = check_tensors(request.tensors, segment.accepts.tensors, what=what)
-        loaded = await self._store.get(place)
-        if loaded.computes:
-            tensors |= await self._compute(segment, loaded, tensors, deadline)
+        tensors = await self._made(request, place, deadline)
         own = tuple(tensors[result.name] for result in segment.results if not wanted or result.name in wanted)
         missing = tuple(name for name in wanted if all(tensor.name != name for tensor in own))
         if segment.sends is None or segment.downstream is None or (wanted and not missing):
@@ -313,6 +316,35 @@ class DataPlane:
         )
         answer = await self._downstream[segment.downstream].infer(onward, deadline=deadline)
         return own + answer.tensors
+
+    async def _answer_own(
+        self, request: InferRequest, place: int, wanted: tuple[str, ...], deadline: float | None
+    ) -> InferResponse:
+        """What this segment sends on, and the wanted results that it makes; see `ONLY_OWN_PARAMETER`."""
+        segment = self._descriptor.segments[place]
+        tensors = await self._made(request, place, deadline)
+        sends = segment.sends.tensors if segment.sends is not None else ()
+        results = [result.name for result in segment.results if not wanted or result.name in wanted]
+        names = dict.fromkeys((*(tensor.name for tensor in sends), *results))
+        parameters: dict[str, Parameter] = {
+            SEGMENT_PARAMETER: segment.id,
+            RESULTS_PARAMETER: msgspec.json.encode(results).decode(),
+        }
+        if segment.sends is not None:
+            parameters[BOUNDARY_PARAMETER] = segment.sends.id
+        made = tuple(tensors[name] for name in names)
+        return InferResponse(request.model, made, request.id, parameters, MODEL_VERSION)
+
+    async def _made(self, request: InferRequest, place: int, deadline: float | None) -> dict[str, InferTensor]:
+        """The request's tensors, checked, and what this segment makes of them."""
+        segment = self._descriptor.segments[place]
+        entry = BOUNDARY_PARAMETER not in request.parameters
+        what = f"the model {request.model}" if entry else f"boundary {segment.accepts.id}"
+        tensors = check_tensors(request.tensors, segment.accepts.tensors, what=what)
+        loaded = await self._store.get(place)
+        if loaded.computes:
+            tensors |= await self._compute(segment, loaded, tensors, deadline)
+        return tensors
 
     async def _compute(
         self,
@@ -346,6 +378,16 @@ class DataPlane:
         except InvalidRequestError as error:
             raise IntegrityError(f"the tiers above answered wrongly: {error}", subject=error.subject) from error
         return tuple(found[name] for name in wanted)
+
+
+def _only_own(request: InferRequest) -> bool:
+    """Whether a request asks for this worker's own part alone."""
+    asked = request.parameters.get(ONLY_OWN_PARAMETER, False)
+    if not isinstance(asked, bool):
+        raise InvalidRequestError(
+            f"the parameter {ONLY_OWN_PARAMETER} is {asked!r:.40}; it must be true or false", subject=ONLY_OWN_PARAMETER
+        )
+    return asked
 
 
 def _metadata(tensors: Sequence[Tensor]) -> tuple[TensorMetadata, ...]:

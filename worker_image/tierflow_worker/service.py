@@ -5,12 +5,13 @@ requests wait for the segment, as they do for a worker that is being replaced.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tierflow.descriptor import Downstream, WorkerDescriptor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
+_APPROVAL_CHECK_SECONDS = 0.2
 _IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 
@@ -120,12 +122,14 @@ class Worker:
                 rest_port = await self._start_rest()
                 self._log.info("listening", grpc_port=grpc_port, rest_port=rest_port)
                 if await self._load_current():
-                    self._plane.set_loaded()
-                    await self._grpc.tell_readiness()
-                    self._log.info(
-                        "ready", grpc_port=grpc_port, rest_port=rest_port, seconds=round(time.perf_counter() - began, 3)
-                    )
-                    await self._serve()
+
+                    async def become_ready() -> None:
+                        self._plane.set_ready()
+                        await self._grpc.tell_readiness()
+                        seconds = round(time.perf_counter() - began, 3)
+                        self._log.info("ready", grpc_port=grpc_port, rest_port=rest_port, seconds=seconds)
+
+                    await self._serve(become_ready)
             finally:
                 await self._drain()
 
@@ -161,13 +165,30 @@ class Worker:
         self._metrics.observe_load(segment.id, seconds)
         self._log.info("segment loaded", segment=segment.id, layers=segment.layers, seconds=round(seconds, 3))
 
-    async def _serve(self) -> None:
-        """Loads the previous segments, and unloads them when idle, until asked to stop."""
+    async def _serve(self, become_ready: Callable[[], Awaitable[None]]) -> None:
+        """Serves until asked to stop, ready once that is approved; loads previous segments, unloads them when idle."""
+        approval = self._settings.approval_file
+        if approval is None:
+            await become_ready()
         background = [asyncio.ensure_future(self._keep_house()), *self._measuring()]
+        if approval is not None and await self._is_approved(approval):
+            await become_ready()
         await self._stop.wait()
         for task in background:
             task.cancel()
         await asyncio.wait(background)
+
+    async def _is_approved(self, approval: Path) -> bool:
+        """Waits until the file is there; False where a signal to stop came first."""
+        if not _is_there(approval):
+            self._log.info("waiting for approval", file=str(approval))
+        while not _is_there(approval):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _APPROVAL_CHECK_SECONDS)
+            if self._stop.is_set():
+                return False
+        self._log.info("approved")
+        return True
 
     def _measuring(self) -> tuple["asyncio.Future[None]", ...]:
         """What measures the links and the tier's speed while no request does."""
@@ -250,6 +271,14 @@ def _downstreams(descriptor: WorkerDescriptor) -> set[Downstream]:
     return {segment.downstream for segment in descriptor.segments if segment.downstream is not None}
 
 
+def _is_there(file: Path) -> bool:
+    """Whether a file exists; not where that can't be told, as while its volume is being mounted."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -257,7 +286,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:

@@ -37,6 +37,7 @@ class Settings:
     patience_seconds: float
     speed: float
     cache_dir: Path
+    approval_file: Path | None
     log_level: str
 
 
@@ -98,6 +99,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="X",
     )  # fmt: skip
     add("--cache-dir", str(default_cache_dir(environment)), Path, "where models are kept (%(default)s)", metavar="DIR")
+    add(
+        "--approval-file", None, Path,
+        "stay unready until this file is there, whatever it holds; requests that come are answered (none: ready once "
+        "the segment is loaded)", metavar="FILE",
+    )  # fmt: skip
     add("--log-level", "info", str, f"one of {', '.join(LEVELS)} (%(default)s)", choices=tuple(LEVELS), metavar="LEVEL")
     return parser
 

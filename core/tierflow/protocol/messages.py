@@ -28,6 +28,21 @@ RUN_PARAMETER: Final = "tierflow_run"
 TILE_PARAMETER: Final = "tierflow_tile"
 """Request parameter between edge workers: the region wanted of the run's output, half-open, as `r0:r1,c0:c1`."""
 
+ONLY_OWN_PARAMETER: Final = "tierflow_only_own"
+"""Request parameter, a boolean: the worker computes its own segment alone and sends nothing on.
+
+Good for requests with the model's inputs at the device and for those that name a boundary. The answer has the tensors
+that the worker would have sent on, then the results that it makes itself, a tensor that is both only once. Its
+parameters say what they are: `tierflow_boundary` is the id of the boundary whose tensors would have been sent, left out
+where nothing is; `tierflow_results` the names of the results, as a JSON list; `tierflow_segment` the segment's id.
+"""
+
+RESULTS_PARAMETER: Final = "tierflow_results"
+"""Response parameter beside `tierflow_only_own`: which tensors are results of the model, a JSON list of names."""
+
+SEGMENT_PARAMETER: Final = "tierflow_segment"
+"""Response parameter beside `tierflow_only_own`: the id of the segment that was computed."""
+
 OIP_DTYPES: Final[Mapping[str, str]] = {
     "bool": "BOOL", "string": "BYTES",
     "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
