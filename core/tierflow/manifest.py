@@ -104,12 +104,15 @@ class Tiling(_Strict, frozen=True, kw_only=True):
 
 
 class TierSpec(_Strict, frozen=True, kw_only=True):
-    """One tier: the nodes that it has and what its worker gets."""
+    """One tier: the nodes that it has and what its worker gets.
+
+    Without `replicas` there is one worker at first, and whoever scales the tier's Deployment may change that.
+    """
 
     name: Tier
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
-    replicas: Positive = 1
+    replicas: Positive | None = None
     resources: Resources = Resources()
     memory_budget: Quantity | None = None
     tiling: Tiling | None = None

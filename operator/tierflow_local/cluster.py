@@ -21,7 +21,8 @@ from tierflow_local.worker_process import WorkerProcess
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, Key, key_of
 from tierflow_operator.observation import LINKS, TierLink, link_name
-from tierflow_operator.render import DESCRIPTOR_DIRECTORY, Manifest, component_of, config_map_of
+from tierflow_operator.pods import DESCRIPTOR_DIRECTORY, Manifest
+from tierflow_operator.render import component_of, config_map_of
 
 _KILL_AFTER_SECONDS: Final = 3.0
 """What doesn't end by itself by then at the end of a run is killed."""

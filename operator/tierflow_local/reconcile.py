@@ -1,7 +1,7 @@
 """The reconcile of local mode: observe, decide, render, diff, apply, all but observing and applying the operator's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -16,7 +16,8 @@ from tierflow_local.scrape import scrape
 from tierflow_operator.decide import Decision, Move, Present, decide
 from tierflow_operator.diff import Change, changes
 from tierflow_operator.observation import Observation, measured
-from tierflow_operator.render import Release, live_descriptors, render
+from tierflow_operator.pods import Release
+from tierflow_operator.render import live_descriptors, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class LocalPipeline:
             TierflowError: see `tierflow_operator.decide.decide`.
         """
         decision = decide(
-            self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clocks.monotonic()
+            self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clocks.epoch()
         )
         if not isinstance(decision, Move):
             self.present = decision.present
@@ -89,7 +90,7 @@ class LocalPipeline:
             TierflowError: where a worker doesn't get ready; what was in force before goes on.
         """
         steps = self.apply(decision.plan)
-        self.present = replace(decision.present, decided_at=self._clocks.monotonic())
+        self.present = decision.present.taking_over(self._clocks.epoch())
         return steps
 
     @property

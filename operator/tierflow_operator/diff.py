@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.descriptors import TILES
-from tierflow_operator.render import Manifest, component_of
+from tierflow_operator.pods import Manifest
+from tierflow_operator.render import component_of
 
 Key = tuple[str, str, str]
 """An object's kind, namespace and name."""
 
-_KINDS: Final = ("ConfigMap", "Service", "Deployment")
+_KINDS: Final = ("ServiceAccount", "PodDisruptionBudget", "ConfigMap", "Service", "Deployment")
 """In the order in which they are created: what a worker needs comes before it."""
 
 _COMPONENTS: Final = (Tier.CLOUD, TILES, Tier.EDGE, Tier.DEVICE)

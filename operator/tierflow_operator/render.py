@@ -1,60 +1,38 @@
 """From a plan to the Kubernetes objects that serve it, as plain dictionaries.
 
-Deterministic, and without an epoch or a figure in any object: an object changes only where its worker has to.
+Deterministic, and without an epoch or a figure in any object: an object changes only where its worker has to. What a
+worker's pod is made of is in `tierflow_operator.pods`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from tierflow.descriptor import WorkerDescriptor, decode, encode
 from tierflow.graph import Graph
-from tierflow.manifest import API_VERSION, KIND, InferencePipeline, TierSpec
+from tierflow.manifest import API_VERSION, KIND, InferencePipeline
 from tierflow.manifest_values import model_reference
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.descriptors import TILES, Addresses, worker_descriptors
+from tierflow_operator.pods import (
+    COMPONENT_LABEL,
+    DESCRIPTOR_FILE,
+    GRPC_PORT,
+    PIPELINE_LABEL,
+    REST_PORT,
+    Manifest,
+    Release,
+    labels_of,
+    selector_of,
+    worker_pod,
+)
 
-Manifest = dict[str, Any]
-"""A Kubernetes object, as its YAML reads."""
-
-DEFAULT_IMAGE: Final = "tierflow-worker:0.1.0"
-"""Of this release, used where the manifest names none."""
-
-PIPELINE_LABEL: Final = "tierflow.dev/pipeline"
-COMPONENT_LABEL: Final = "app.kubernetes.io/component"
-"""On every object: the tier that it belongs to; `entry` on the Service that clients use, `tiles` for tile workers."""
 CONTENT_ANNOTATION: Final = "tierflow.dev/content"
 """On every object: a hash of all the rest, by which a field that is wanted no more is noticed."""
-
-GRPC_PORT: Final = 8001
-REST_PORT: Final = 8000
-DESCRIPTOR_DIRECTORY: Final = "/etc/tierflow"
-DESCRIPTOR_FILE: Final = "descriptor.json"
-_CACHE_DIRECTORY: Final = "/var/cache/tierflow"
-_USER: Final = 65532
-_PROBE_SECONDS: Final = 2
-_GRACE_SECONDS: Final = 5
-"""Beyond the drain time, until the kubelet kills a worker that doesn't end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """What the release that renders brings along.
-
-    Attributes:
-        image: The workers' image, where the manifest names none.
-        addresses: Where workers reach each other; None for the Services' names.
-        tile_workers: Where the edge's worker finds the tile workers; "" for their Service's name.
-    """
-
-    image: str = DEFAULT_IMAGE
-    addresses: Addresses | None = None
-    tile_workers: str = ""
+_SCALED: Final = "replicas"
+"""Of a Deployment, not in that hash: it is one field, written alone where only the number of workers changes."""
 
 
 def render(
@@ -66,7 +44,7 @@ def render(
     *,
     edge_workers: int = 1,
 ) -> tuple[Manifest, ...]:
-    """All objects that serve `plan`: ConfigMaps, Services and Deployments, each tier's in the order of the tiers.
+    """All objects that serve `plan`, those of each kind in the order of the tiers.
 
     Args:
         pipeline: What the user wants.
@@ -96,10 +74,11 @@ def render(
     if TILES in described:
         services.append(_tile_service(pipeline))
     deployments = [
-        _deployment(pipeline, component, config_map["metadata"]["name"], chosen.image, edge_workers=edge_workers)
+        _deployment(pipeline, component, config_map["metadata"]["name"], chosen, edge_workers=edge_workers)
         for component, config_map in config_maps.items()
     ]
-    return tuple(_with_content_hash(manifest) for manifest in (*config_maps.values(), *services, *deployments))
+    shared = (_service_account(pipeline), _disruption_budget(pipeline))
+    return tuple(with_content_hash(manifest) for manifest in (*shared, *config_maps.values(), *services, *deployments))
 
 
 def live_descriptors(objects: Iterable[Manifest]) -> dict[str, WorkerDescriptor]:
@@ -138,22 +117,9 @@ def _service_address(pipeline: InferencePipeline, component: str) -> str:
     return f"{pipeline.name}-{component}.{pipeline.namespace}.svc:{GRPC_PORT}"
 
 
-def _labels(pipeline: InferencePipeline, component: str) -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": "tierflow-worker",
-        "app.kubernetes.io/instance": pipeline.name,
-        COMPONENT_LABEL: component,
-        "app.kubernetes.io/managed-by": "tierflow",
-        PIPELINE_LABEL: pipeline.name,
-    }
-
-
-def _selector(pipeline: InferencePipeline, component: str) -> dict[str, str]:
-    return {PIPELINE_LABEL: pipeline.name, COMPONENT_LABEL: str(component)}
-
-
-def _metadata(pipeline: InferencePipeline, name: str, component: str) -> Manifest:
-    metadata: Manifest = {"name": name, "namespace": pipeline.namespace, "labels": _labels(pipeline, component)}
+def metadata_of(pipeline: InferencePipeline, name: str, component: str) -> Manifest:
+    """Name, labels and owner of a pipeline's object."""
+    metadata: Manifest = {"name": name, "namespace": pipeline.namespace, "labels": labels_of(pipeline, component)}
     if pipeline.metadata.uid:
         metadata["ownerReferences"] = [
             {
@@ -174,7 +140,7 @@ def _config_map(pipeline: InferencePipeline, component: str, descriptor: WorkerD
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(pipeline, f"{pipeline.name}-{component}-{content}", str(component)),
+        "metadata": metadata_of(pipeline, f"{pipeline.name}-{component}-{content}", str(component)),
         "immutable": True,
         "data": {DESCRIPTOR_FILE: document.decode()},
     }
@@ -184,9 +150,9 @@ def _service(pipeline: InferencePipeline, name: str, tier: Tier, *, component: s
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(pipeline, name, str(component)),
+        "metadata": metadata_of(pipeline, name, str(component)),
         "spec": {
-            "selector": _selector(pipeline, tier),
+            "selector": selector_of(pipeline, tier),
             "ports": _service_ports(),
             # Clients and workers alike are served by the nearest worker.
             "trafficDistribution": "PreferClose",
@@ -199,11 +165,11 @@ def _tile_service(pipeline: InferencePipeline) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(pipeline, f"{pipeline.name}-{TILES}", TILES),
+        "metadata": metadata_of(pipeline, f"{pipeline.name}-{TILES}", TILES),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": False,
-            "selector": _selector(pipeline, TILES),
+            "selector": selector_of(pipeline, TILES),
             "ports": _service_ports(),
         },
     }
@@ -217,132 +183,60 @@ def _service_ports() -> list[Manifest]:
 
 
 def _deployment(
-    pipeline: InferencePipeline, component: str, config_map: str, image: str, *, edge_workers: int
+    pipeline: InferencePipeline, component: str, config_map: str, release: Release, *, edge_workers: int
 ) -> Manifest:
-    rollout = pipeline.spec.rollout
-    labels = _labels(pipeline, str(component))
-    is_tiles = component == TILES
-    tier = pipeline.spec.tier(Tier.EDGE if is_tiles else Tier(component))
-    pod = _pod(pipeline, tier, config_map, pipeline.spec.worker.image or image)
-    if is_tiles:
-        pod["topologySpreadConstraints"] = [_one_per_node(pipeline)]
+    replicas = edge_workers - 1 if component == TILES else pipeline.spec.tier(Tier(component)).replicas
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(pipeline, f"{pipeline.name}-{component}", str(component)),
+        "metadata": metadata_of(pipeline, f"{pipeline.name}-{component}", component),
         "spec": {
-            "replicas": edge_workers - 1 if is_tiles else tier.replicas,
+            # Where the manifest gives no number, whoever scales the Deployment has the field to himself.
+            **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 2,
-            "progressDeadlineSeconds": rollout.progress_deadline_seconds,
-            "selector": {"matchLabels": _selector(pipeline, component)},
+            "progressDeadlineSeconds": pipeline.spec.rollout.progress_deadline_seconds,
+            "selector": {"matchLabels": selector_of(pipeline, component)},
             # A worker leaves only when its successor is ready.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": {
+                "metadata": {"labels": labels_of(pipeline, component)},
+                "spec": worker_pod(pipeline, component, config_map, release),
+            },
         },
     }
 
 
-def _one_per_node(pipeline: InferencePipeline) -> Manifest:
-    """Spreads tile workers over the edge's nodes, away from the edge's own worker too."""
+def _service_account(pipeline: InferencePipeline) -> Manifest:
+    """Whom the pods run as: nobody that the API server gives anything to."""
     return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "DoNotSchedule",
-        "nodeTaintsPolicy": "Honor",
-        "labelSelector": {
-            "matchLabels": {PIPELINE_LABEL: pipeline.name},
-            "matchExpressions": [{"key": COMPONENT_LABEL, "operator": "In", "values": [str(Tier.EDGE), TILES]}],
-        },
-    }
-
-
-def _pod(pipeline: InferencePipeline, tier: TierSpec, config_map: str, image: str) -> Manifest:
-    rollout = pipeline.spec.rollout
-    pod: Manifest = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata_of(pipeline, pipeline.name, "entry"),
         "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "nodeSelector": dict(tier.selector),
-        "terminationGracePeriodSeconds": rollout.drain_seconds + _GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(pipeline, tier, image)],
-        "volumes": [
-            {"name": "descriptor", "configMap": {"name": config_map}},
-            {"name": "cache", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
     }
-    if tier.tolerations:
-        pod["tolerations"] = [_without_defaults(msgspec.to_builtins(toleration)) for toleration in tier.tolerations]
-    return pod
 
 
-def _container(pipeline: InferencePipeline, tier: TierSpec, image: str) -> Manifest:
-    rollout = pipeline.spec.rollout
-    attempts = max(1, rollout.progress_deadline_seconds // _PROBE_SECONDS)
-    container: Manifest = {
-        "name": "worker",
-        "image": image,
-        "command": ["tierflow-worker"],
-        "args": [
-            "--descriptor",
-            f"{DESCRIPTOR_DIRECTORY}/{DESCRIPTOR_FILE}",
-            "--drain-seconds",
-            str(rollout.drain_seconds),
-            "--cache-dir",
-            _CACHE_DIRECTORY,
-        ],
-        "env": [
-            {
-                # The limit, rounded up; without one, what the node has.
-                "name": "TIERFLOW_THREADS",
-                "valueFrom": {
-                    "resourceFieldRef": {"containerName": "worker", "resource": "limits.cpu", "divisor": "1"}
-                },
-            }
-        ],
-        "ports": [
-            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
-            {"name": "http", "containerPort": REST_PORT, "protocol": "TCP"},
-        ],
-        "startupProbe": _probe("live", failures=attempts),
-        "readinessProbe": _probe("ready", failures=2),
-        "livenessProbe": _probe("live", failures=10),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": "descriptor", "mountPath": DESCRIPTOR_DIRECTORY, "readOnly": True},
-            {"name": "cache", "mountPath": _CACHE_DIRECTORY},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
-        ],
-    }
-    resources = _without_defaults(msgspec.to_builtins(tier.resources))
-    if resources:
-        container["resources"] = resources
-    return container
-
-
-def _probe(endpoint: str, *, failures: int) -> Manifest:
+def _disruption_budget(pipeline: InferencePipeline) -> Manifest:
+    """Lets nodes be drained, but only one of the pipeline's workers at a time."""
     return {
-        "httpGet": {"path": f"/v2/health/{endpoint}", "port": "http"},
-        "periodSeconds": _PROBE_SECONDS,
-        "timeoutSeconds": _PROBE_SECONDS,
-        "failureThreshold": failures,
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata_of(pipeline, pipeline.name, "entry"),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {
+                "matchLabels": {PIPELINE_LABEL: pipeline.name},
+                "matchExpressions": [{"key": COMPONENT_LABEL, "operator": "In", "values": [*map(str, TIERS), TILES]}],
+            },
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
     }
 
 
-def _without_defaults(fields: Mapping[str, Any]) -> Manifest:
-    return {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
-
-
-def _with_content_hash(manifest: Manifest) -> Manifest:
-    content = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+def with_content_hash(manifest: Manifest) -> Manifest:
+    """The object with a hash of its content among its annotations."""
+    hashed = {**manifest}
+    if manifest["kind"] == "Deployment":
+        hashed["spec"] = {name: value for name, value in manifest["spec"].items() if name != _SCALED}
+    content = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": {CONTENT_ANNOTATION: content}}}

@@ -17,7 +17,8 @@ from tierflow.segment import cut
 from tierflow.tiers import Tier
 from tierflow_operator.manifest_file import parse
 from tierflow_operator.manual import plan_for
-from tierflow_operator.render import Manifest, live_descriptors, render
+from tierflow_operator.pods import Manifest
+from tierflow_operator.render import live_descriptors, render
 
 HERE = Path(__file__).parent
 GRAPH = chain(4, sizes=[12, 8, 6, 4, 2])

@@ -16,7 +16,8 @@ from tierflow.segment import cut
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.diff import Action, Change, changes, tier_of
 from tierflow_operator.manual import plan_for
-from tierflow_operator.render import Manifest, Release, live_descriptors, render
+from tierflow_operator.pods import Manifest, Release
+from tierflow_operator.render import live_descriptors, render
 
 GRAPH = chain(8, sizes=[64, 32, 48, 40, 24, 16, 12, 8, 4])
 PROFILE = profile(GRAPH)
@@ -104,7 +105,8 @@ def test_workers_change_from_the_cloud_down_to_the_device_and_old_objects_go_las
 
 def test_everything_a_worker_needs_is_created_before_it() -> None:
     kinds = [change.key[0] for change in step(plan(2, 3))]
-    assert kinds == ["ConfigMap"] * 3 + ["Service"] * 4 + ["Deployment"] * 3
+    shared = ["ServiceAccount", "PodDisruptionBudget"]
+    assert kinds == [*shared, *["ConfigMap"] * 3, *["Service"] * 4, *["Deployment"] * 3]
 
 
 def test_a_changed_segment_is_followed_by_the_one_before() -> None:
@@ -190,7 +192,7 @@ def live_after_the_api_server(objects: tuple[Manifest, ...]) -> tuple[Manifest, 
             entry["status"] = {"readyReplicas": 1}
             container = entry["spec"]["template"]["spec"]["containers"][0]
             container["terminationMessagePath"] = "/dev/termination-log"
-            if "resources" in container:
+            if container["resources"]["requests"].get("memory") == "1024Mi":
                 container["resources"]["requests"] = {"cpu": "500m", "memory": "1Gi"}
     return tuple(copies)
 
@@ -205,9 +207,41 @@ def test_what_the_api_server_adds_or_rewrites_is_no_difference() -> None:
 def test_what_somebody_else_changed_is_put_right_and_named() -> None:
     wanted = rendered(plan(2, 3))
     live = live_after_the_api_server(wanted)
-    deployment(live, Tier.EDGE)["spec"]["replicas"] = 0
+    deployment(live, Tier.EDGE)["spec"]["progressDeadlineSeconds"] = 1
     (change,) = changes(wanted, live)
-    assert (change.action, change.fields) == (Action.REPLACE, ("spec.replicas",))
+    assert (change.action, change.fields) == (Action.REPLACE, ("spec.progressDeadlineSeconds",))
+
+
+def test_a_tier_without_replicas_leaves_them_to_whoever_scales_it() -> None:
+    wanted = rendered(plan(2, 3))
+    live = live_after_the_api_server(wanted)
+    deployment(live, Tier.EDGE)["spec"]["replicas"] = 5
+    assert changes(wanted, live) == ()
+
+
+def test_a_node_that_is_lost_loses_its_workers_soon_unless_the_manifest_says_otherwise() -> None:
+    value = msgspec.json.decode(msgspec.json.encode(PIPELINE))
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    value["spec"]["tiers"][1]["tolerations"] = [own]
+    wanted = render(from_object(value), GRAPH, plan(2, 3))
+    pods = [deployment(wanted, tier)["spec"]["template"]["spec"] for tier in (Tier.DEVICE, Tier.EDGE)]
+    device, edge = ({entry["key"]: entry.get("tolerationSeconds") for entry in pod["tolerations"]} for pod in pods)
+    assert device == {"node.kubernetes.io/not-ready": 10, "node.kubernetes.io/unreachable": 10}
+    assert edge == {"node.kubernetes.io/not-ready": 10, "node.kubernetes.io/unreachable": None}
+
+
+def test_workers_wait_for_approval_where_the_release_approves_and_tile_workers_never() -> None:
+    for wanted, tiers in (
+        (render(PIPELINE, GRAPH, plan(2, 3), release=Release(approves=True)), TIERS),
+        (rendered(plan(2, 3)), ()),
+    ):
+        for tier in TIERS:
+            pod = deployment(wanted, tier)["spec"]["template"]["spec"]
+            volumes = {volume["name"]: volume for volume in pod["volumes"]}
+            assert ("--approval-file" in pod["containers"][0]["args"]) == (tier in tiers)
+            if tier in tiers:
+                name = volumes["descriptor"]["configMap"]["name"]
+                assert volumes["approval"]["configMap"] == {"name": f"{name}-approved", "optional": True}
 
 
 def test_a_field_that_is_wanted_no_more_is_noticed() -> None:

@@ -16,7 +16,8 @@ from tierflow_operator.decide import Decision, Hold, Move, MoveReason, Present, 
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, changes
 from tierflow_operator.observation import Observation
-from tierflow_operator.render import Manifest, Release, component_of, live_descriptors, render
+from tierflow_operator.pods import Manifest, Release
+from tierflow_operator.render import component_of, live_descriptors, render
 
 GRAPH = convolutions()
 PROFILE = profile(GRAPH)
@@ -65,7 +66,7 @@ def test_the_number_of_workers_is_the_replicas_of_one_deployment_and_stands_nowh
     assert find(live, "Deployment")["spec"]["replicas"] == 3
     (change,) = changes(rendered(plan, live, workers=3), live)
     assert (change.action, change.key) == (Action.REPLACE, ("Deployment", "default", "small-tiles"))
-    assert change.fields[-1] == "spec.replicas"
+    assert change.fields == ("spec.replicas",)
     assert find(rendered(plan, live, workers=1), "Deployment")["spec"]["replicas"] == 0
 
 
@@ -81,10 +82,16 @@ def test_tile_workers_are_spread_one_per_node_on_the_edge_s_nodes_and_away_from_
     pod, edge = (find(objects, "Deployment", each)["spec"]["template"]["spec"] for each in (TILES, Tier.EDGE))
     (spread,) = pod["topologySpreadConstraints"]
     assert (spread["maxSkew"], spread["topologyKey"]) == (1, "kubernetes.io/hostname")
-    assert spread["labelSelector"]["matchExpressions"][0]["values"] == ["edge", "tiles"]
+    assert (spread["whenUnsatisfiable"], spread["matchLabelKeys"]) == ("DoNotSchedule", ["pod-template-hash"])
+    assert [avoided(each) for each in (pod, edge)] == [Tier.EDGE, TILES]
     assert pod["nodeSelector"] == edge["nodeSelector"]
     assert pod["securityContext"] == edge["securityContext"]
     assert pod["containers"] == edge["containers"]
+
+
+def avoided(pod: Manifest) -> str:
+    (term,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    return str(term["podAffinityTerm"]["labelSelector"]["matchLabels"]["app.kubernetes.io/component"])
 
 
 def test_the_service_of_tile_workers_is_headless_and_has_only_ready_ones() -> None:
