@@ -39,10 +39,23 @@ def parse_speeds(text: str, *, field: str = "--speeds") -> dict[Tier, float]:
     missing = [tier for tier in TIERS if tier not in given]
     if missing:
         raise InvalidInputError(f"{field}: no speed is given for {', '.join(missing)}; write {_FORM}", subject=field)
-    return {tier: _speed(given[tier], tier, field) for tier in TIERS}
+    return {tier: parse_speed(given[tier], field=field, whose=f" of {tier}") for tier in TIERS}
 
 
-def _speed(text: str, tier: Tier, field: str) -> float:
+def parse_speed(text: str, *, field: str, whose: str = "") -> float:
+    """Reads one speed: a positive number, or a name of `SPEEDS`.
+
+    Args:
+        text: What is written.
+        field: Where.
+        whose: For the message, like " of edge".
+
+    Returns:
+        The speed as a multiple of the reference machine.
+
+    Raises:
+        InvalidInputError: naming `field`, where it is no such speed.
+    """
     if text in SPEEDS:
         return SPEEDS[text]
     try:
@@ -51,7 +64,7 @@ def _speed(text: str, tier: Tier, field: str) -> float:
         speed = math.nan
     if not (math.isfinite(speed) and speed > 0):
         raise InvalidInputError(
-            f"{field}: {text!r} is no speed of {tier}{closest(text, SPEEDS)}; "
+            f"{field}: {text!r} is no speed{whose}{closest(text, SPEEDS)}; "
             f"give a positive number or one of {', '.join(SPEEDS)}",
             subject=field,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from tierflow.manifest import InferencePipeline, PipelineSpec
 from tierflow.manifest_values import assumed_network, assumed_speeds, workers_sharing_tiles
@@ -33,8 +34,12 @@ class Source(StrEnum):
     """Where a figure comes from."""
 
     MEASURED = "Measured"
+    LAST_PLAN = "LastPlan"
+    """Nobody measures it now: as when the plan in force was decided."""
     ASSUMED = "Assumed"
     """Said by the manifest's annotations or by a command's options."""
+    NODE_LABELS = "NodeLabels"
+    """Said by the labels of the tier's nodes."""
     DEFAULT = "Default"
 
 
@@ -54,6 +59,45 @@ class ObservedSpeed:
     source: Source
 
 
+class MetricsReason(StrEnum):
+    """Why measurements are there, or are not; the reason of the condition MetricsAvailable."""
+
+    MEASURED = "Measured"
+    NOT_CONFIGURED = "NotConfigured"
+    UNREACHABLE = "PrometheusUnreachable"
+    NO_DATA = "NoData"
+    """Prometheus answers, but knows nothing usable of this pipeline."""
+    STALE = "StaleData"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsState:
+    """Whether there are measurements to decide by.
+
+    Attributes:
+        available: Whether there are.
+        reason: Why, in one word.
+        message: The same for people, with the way out.
+        age_seconds: Of the oldest measured link; None where nothing was measured.
+        holds: Whether the plan in force stays for want of measurements: they should be there, aren't, and
+            `spec.metrics.onUnavailable` is HoldPlan. What the user changes and what a lost node forces go on.
+    """
+
+    available: bool
+    reason: MetricsReason
+    message: str
+    age_seconds: float | None = None
+    holds: bool = False
+
+
+NOT_CONFIGURED: Final = MetricsState(
+    available=False,
+    reason=MetricsReason.NOT_CONFIGURED,
+    message="no Prometheus is configured: plans are made from annotations, node labels and defaults; "
+    "set spec.metrics.prometheus.url, or the operator's own setting",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a plan is decided from.
@@ -66,6 +110,8 @@ class Observation:
         edge_speeds: Of the edge's nodes relative to their tier's, the first being that of the edge's own worker;
             nodes beyond them are as fast as the tier.
         edge_link: Between the edge's nodes.
+        metrics: Whether there are measurements to decide by.
+        unreachable: Tiers that no tier below reaches, by measurements that are fresh.
     """
 
     links: Mapping[TierLink, ObservedLink]
@@ -73,6 +119,8 @@ class Observation:
     ready_nodes: Mapping[Tier, int]
     edge_speeds: tuple[float, ...] = ()
     edge_link: Link = EDGE_NETWORK
+    metrics: MetricsState = NOT_CONFIGURED
+    unreachable: frozenset[Tier] = frozenset()
 
     def edge_nodes(self, spec: PipelineSpec) -> EdgeNodes:
         """The workers that share tiles: one per ready node of the edge, as far as `spec` allows it; at least one."""
@@ -96,8 +144,12 @@ class Observation:
 
     @property
     def unavailable(self) -> frozenset[Tier]:
-        """Tiers without a node that could compute anything. The device is always there: requests enter at it."""
-        return frozenset(tier for tier in (Tier.EDGE, Tier.CLOUD) if self.ready_nodes.get(tier, 0) == 0)
+        """Tiers that can compute nothing, for want of a node or of a way to them.
+
+        The device is always there: requests enter at it.
+        """
+        without_nodes = {tier for tier in (Tier.EDGE, Tier.CLOUD) if self.ready_nodes.get(tier, 0) == 0}
+        return (self.unreachable | without_nodes) - {Tier.DEVICE}
 
 
 def assumed(
