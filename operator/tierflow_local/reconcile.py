@@ -1,7 +1,6 @@
 """The reconcile of local mode: observe, decide, render, diff, apply, all but observing and applying the operator's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -20,14 +19,6 @@ from tierflow_operator.pods import Release
 from tierflow_operator.render import live_descriptors, render
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """What time it is: seconds that only go forward, and seconds of the Unix epoch."""
-
-    monotonic: Callable[[], float]
-    epoch: Callable[[], float]
-
-
 class LocalPipeline:
     """One pipeline in one local cluster.
 
@@ -37,7 +28,7 @@ class LocalPipeline:
         profile: Its layer times on this machine.
         assumed: What to go by until it has been measured.
         cluster: Where it runs.
-        clocks: What time it is.
+        clock: What time it is, in seconds of the Unix epoch.
     """
 
     def __init__(
@@ -47,7 +38,7 @@ class LocalPipeline:
         profile: Profile,
         assumed: Observation,
         cluster: LocalCluster,
-        clocks: Clocks,
+        clock: Callable[[], float],
     ) -> None:
         self.pipeline = pipeline
         self.present: Present | None = None
@@ -55,14 +46,14 @@ class LocalPipeline:
         self._profile = profile
         self._assumed = assumed
         self._cluster = cluster
-        self._clocks = clocks
+        self._clock = clock
         self._release = Release(addresses=cluster.addresses, tile_workers=cluster.tile_addresses)
 
     def observe(self) -> Observation:
         """What is known now: links as the workers measure them, the rest as assumed."""
         found = scrape(
             self._cluster.workers.values(),
-            now=self._clocks.epoch(),
+            now=self._clock(),
             max_staleness_seconds=self.pipeline.spec.metrics.max_staleness_seconds,
         )
         return measured(self._assumed, found.links)
@@ -73,9 +64,7 @@ class LocalPipeline:
         Raises:
             TierflowError: see `tierflow_operator.decide.decide`.
         """
-        decision = decide(
-            self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clocks.epoch()
-        )
+        decision = decide(self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clock())
         if not isinstance(decision, Move):
             self.present = decision.present
         return decision
@@ -90,7 +79,7 @@ class LocalPipeline:
             TierflowError: where a worker doesn't get ready; what was in force before goes on.
         """
         steps = self.apply(decision.plan)
-        self.present = decision.present.taking_over(self._clocks.epoch())
+        self.present = decision.present.taking_over(self._clock())
         return steps
 
     @property

@@ -17,7 +17,7 @@ from tierflow.tiers import TIERS, Tier
 from tierflow.tiling.choice import EdgeNodes
 from tierflow_local.cluster import Entry, LocalCluster, Report
 from tierflow_local.links import Proxies
-from tierflow_local.reconcile import Clocks, LocalPipeline
+from tierflow_local.reconcile import LocalPipeline
 from tierflow_local.run_directory import RunDirectory, live_runs, runs_directory
 from tierflow_operator.observation import Observation, assumed
 
@@ -95,7 +95,7 @@ def session(wanted: Wanted, report: Report | None = None) -> Iterator[Session]:
             wanted.profile,
             observation,
             made,
-            Clocks(monotonic=time.monotonic, epoch=time.time),
+            time.time,
         )
         try:
             yield Session(local, made, observation)

@@ -1,8 +1,7 @@
 """Whether a pipeline moves to another plan, and why: a pure function of what is wanted, known and running."""
 
 import hashlib
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 
 import msgspec
 
@@ -19,83 +18,15 @@ from tierflow.tiers import TIERS, Tier
 from tierflow.tiling.choice import EdgeNodes
 from tierflow.tiling.plans import saved_seconds
 from tierflow.units import Seconds
+from tierflow_operator.decision import Decision, Hold, HoldReason, Move, MoveReason
 from tierflow_operator.manual import plan_for
 from tierflow_operator.observation import LINKS, Observation, link_name
+from tierflow_operator.present import MeasuredLatency, Present
+
+__all__ = ["Decision", "Hold", "HoldReason", "MeasuredLatency", "Move", "MoveReason", "Present", "decide"]
 
 _NOISE = 1.001
 """A figure that changed by less than this factor did not change."""
-
-
-class MoveReason(StrEnum):
-    """Why there is a new plan."""
-
-    INITIAL = "Initial"
-    SPEC_CHANGED = "SpecChanged"
-    NODES_CHANGED = "NodesChanged"
-    BANDWIDTH_CHANGED = "BandwidthChanged"
-    SPEED_CHANGED = "SpeedChanged"
-
-
-class HoldReason(StrEnum):
-    """Why the present plan stays."""
-
-    UP_TO_DATE = "UpToDate"
-    MINIMUM_IMPROVEMENT = "MinimumImprovement"
-    MINIMUM_INTERVAL = "MinimumInterval"
-    PAUSED = "Paused"
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """The plan in force and what it was decided from, beside the figures that it carries itself.
-
-    Attributes:
-        plan: The plan.
-        decided_at: When, in seconds on the clock that `decide` is given.
-        spec: Digest of those parts of the spec that plans depend on.
-        unavailable: Tiers that had no ready node then.
-        edge_workers: How many could share tiles then.
-    """
-
-    plan: Plan
-    decided_at: float
-    spec: str
-    unavailable: frozenset[Tier] = frozenset()
-    edge_workers: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """The present plan stays.
-
-    Attributes:
-        reason: Why.
-        message: The same with figures.
-        present: What to remember; None where nothing was ever decided.
-        again_after: Seconds after which the answer may be another one though nothing else changes; None for never.
-    """
-
-    reason: HoldReason
-    message: str
-    present: Present | None
-    again_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A new plan takes over; `present` is what to remember once it is in force."""
-
-    reason: MoveReason
-    message: str
-    present: Present
-
-    @property
-    def plan(self) -> Plan:
-        """The new plan."""
-        return self.present.plan
-
-
-Decision = Hold | Move
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +88,7 @@ def decide(
     observation: Observation,
     present: Present | None,
     now: float,
+    measured: MeasuredLatency | None = None,
 ) -> Decision:
     """Decides whether the pipeline moves to another plan.
 
@@ -171,7 +103,8 @@ def decide(
         profile: Its layer times on the reference machine.
         observation: What is known of links, tiers and nodes.
         present: What the last decision said to remember; None before the first.
-        now: Seconds on any clock that only goes forward.
+        now: Seconds of the Unix epoch; a clock that is set does no harm.
+        measured: What requests took under the plan in force; None where that isn't known.
 
     Raises:
         InvalidInputError: where a pin or a manual cut names a layer that isn't there.
@@ -184,7 +117,9 @@ def decide(
     found = Present(candidate, now, _digest(spec), observation.unavailable, len(situation.edge_nodes.speeds))
     if present is None:
         return Move(MoveReason.INITIAL, f"predicted {_milliseconds(candidate.predicted_seconds)}", found)
-    kept = replace(present, spec=found.spec, unavailable=found.unavailable, edge_workers=found.edge_workers)
+    kept = msgspec.structs.replace(
+        present, spec=found.spec, unavailable=found.unavailable, edge_workers=found.edge_workers
+    )
     if present.plan.model != candidate.model:
         return Move(
             MoveReason.SPEC_CHANGED,

@@ -1,0 +1,174 @@
+"""What a decision leaves for the next one: the plan in force, and what hysteresis has to remember beside it.
+
+Values and their JSON, which the operator keeps in a ConfigMap so that a restart forgets nothing. Times are seconds of
+the Unix epoch. Nothing here decides.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from tierflow.errors import InvalidInputError
+from tierflow.network import Network
+from tierflow.plan import Plan
+from tierflow.tiers import Tier
+from tierflow_operator.observation import LINKS
+
+VERSION: Final = 1
+
+_REJECTIONS: Final = 8
+"""So many rejected plans are remembered, the latest."""
+
+SAME_CONDITIONS: Final = 1.25
+"""While no link and no speed has changed by this factor, conditions are those under which a plan was rejected."""
+
+
+class MeasuredLatency(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests took under the plan in force, from the request at the device to the answer there.
+
+    Attributes:
+        seconds: Their mean.
+        requests: How many there were.
+        since: When the time began in which they were counted.
+    """
+
+    seconds: float
+    requests: int
+    since: float
+
+
+class Contender(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that would be better, and since when it has been so without interruption."""
+
+    plan: Plan
+    since: float
+
+
+class Replaced(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan before the one in force.
+
+    Attributes:
+        plan: The plan.
+        predicted_seconds: Its latency as predicted when it was replaced, by the figures of that time.
+        measured_seconds: What requests took under it before that.
+    """
+
+    plan: Plan
+    predicted_seconds: float
+    measured_seconds: float
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that proved worse than predicted, or couldn't be put in force, and the conditions of that.
+
+    Attributes:
+        plan: Its segments and runs, as `identity` of it.
+        spec: Digest of the spec then.
+        network: The links then.
+        speeds: The tiers' speeds then.
+        unavailable: The tiers that could compute nothing then.
+        until: When it may be tried again though nothing changed; None for never.
+    """
+
+    plan: str
+    spec: str
+    network: Network
+    speeds: dict[Tier, float]
+    unavailable: frozenset[Tier] = frozenset()
+    until: float | None = None
+
+
+class Present(msgspec.Struct, frozen=True):
+    """The plan in force and what it was decided from, beside the figures that it carries itself.
+
+    Attributes:
+        plan: The plan.
+        decided_at: When it was decided, or took over.
+        spec: Digest of those parts of the spec that plans depend on.
+        unavailable: Tiers that could compute nothing then.
+        edge_workers: How many could share tiles then.
+        reason: Why it was moved to, a `MoveReason`.
+        message: The same with figures.
+        contender: A plan that would be better and has to prove itself for the stabilisation window.
+        replaced: What was in force before, while this plan may still be rolled back.
+        rejected: Plans that are not to be tried again under the conditions of then, the latest last.
+    """
+
+    plan: Plan
+    decided_at: float
+    spec: str
+    unavailable: frozenset[Tier] = frozenset()
+    edge_workers: int = 1
+    reason: str = ""
+    message: str = ""
+    contender: Contender | None = None
+    replaced: Replaced | None = None
+    rejected: tuple[Rejected, ...] = ()
+    version: Literal[1] = VERSION
+
+    def taking_over(self, at: float) -> "Present":
+        """The same, its plan being in force from `at` on: intervals count from there, not from the decision."""
+        return msgspec.structs.replace(self, decided_at=at)
+
+    def rejecting(self, other: "Present", *, until: float | None = None) -> "Present":
+        """This plan stays, or comes back, and `other`, which didn't get in force or proved worse, is not tried again.
+
+        Args:
+            other: What was moved to: the `present` of that decision.
+            until: When it may be tried again under the same conditions; None for never.
+        """
+        added = Rejected(
+            plan=identity(other.plan),
+            spec=other.spec,
+            network=other.plan.network,
+            speeds=other.plan.speeds,
+            unavailable=other.unavailable,
+            until=until,
+        )
+        others = [entry for entry in self.rejected if entry.plan != added.plan]
+        return msgspec.structs.replace(self, contender=None, rejected=(*others, added)[-_REJECTIONS:])
+
+    def not_after(self, now: float) -> "Present":
+        """The same with no time in the future, which a clock that was set back would make endless waits of."""
+        contender = self.contender
+        if contender is not None and contender.since > now:
+            contender = msgspec.structs.replace(contender, since=now)
+        if contender is self.contender and self.decided_at <= now:
+            return self
+        return msgspec.structs.replace(self, contender=contender, decided_at=min(self.decided_at, now))
+
+
+def identity(plan: Plan) -> str:
+    """What a plan computes where, as a text: equal for plans that differ in epoch and figures alone."""
+    runs = (f"{run.id}:{run.rows}x{run.columns}" for run in plan.tiling)
+    return " ".join([plan.route.value, *(part.id for part in plan.segments), *runs])
+
+
+def is_alike(rejected: Rejected, spec: str, network: Network, speeds: dict[Tier, float]) -> bool:
+    """Whether spec, links and speeds are still those under which a plan was rejected."""
+    if rejected.spec != spec:
+        return False
+    pairs = [(rejected.speeds[tier], speeds[tier]) for tier in speeds]
+    for link in LINKS:
+        old, new = rejected.network.link(*link), network.link(*link)
+        pairs.append((old.bytes_per_second, new.bytes_per_second))
+        # A millisecond more or less is no change of a link, whatever its factor.
+        pairs.append((old.round_trip_seconds + 0.002, new.round_trip_seconds + 0.002))
+    return all(max(old, new) < SAME_CONDITIONS * min(old, new) for old, new in pairs)
+
+
+def encode(present: Present) -> bytes:
+    """What to remember, as JSON; equal values give equal bytes."""
+    return msgspec.json.encode(present, order="deterministic")
+
+
+def decode(data: bytes | str) -> Present:
+    """What `encode` wrote.
+
+    Raises:
+        InvalidInputError: where the data is none, or of another version.
+    """
+    try:
+        return msgspec.json.decode(data, type=Present)
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(f"no record of version {VERSION}: {error}; plan anew", subject="present") from error
