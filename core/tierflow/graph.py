@@ -3,10 +3,10 @@
 Reading a graph from ONNX is `tierflow.model`'s job; what is computed where is `tierflow.partition`'s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -146,6 +146,11 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
             offset=offset,
             output_producer=np.array([self.producer.get(name, -1) for name in self.outputs], dtype=np.intp),
         )
+
+    @cached_property
+    def derived(self) -> dict[Hashable, Any]:
+        """What follows from this graph alone and takes long to work out, for those who need it again."""
+        return {}
 
     @property
     def weight_bytes(self) -> Bytes:

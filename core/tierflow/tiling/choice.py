@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import mul
 from typing import Final, NamedTuple
 
 import msgspec
@@ -77,6 +78,24 @@ class Run:
         return sum(self.cost.work) / self.untiled_seconds if self.untiled_seconds else 1.0
 
 
+class _Share(NamedTuple):
+    """What a region of a block's output takes of each of the block's layers, whatever these cost.
+
+    Attributes:
+        needs: The region of the block's input.
+        computing: Per layer, last first: the share of its time that is in proportion to the places computed.
+        reading: Per layer, last first: what reading the weights takes beside, as a share of its time.
+    """
+
+    needs: Region
+    computing: tuple[float, ...]
+    reading: tuple[float, ...]
+
+
+_SHARES_PER_BLOCK: Final = 512
+"""So many regions of a block are remembered: nodes whose speeds keep changing ask for ever new ones."""
+
+
 class _Work(NamedTuple):
     """What a region of a block's output takes on a node of speed 1.
 
@@ -134,16 +153,36 @@ class Pricing:
                 break
         return runs
 
+    @cached_property
+    def _shares(self) -> tuple[dict[Region, _Share], ...]:
+        """Per block what is known of it; it depends on the graph alone, so that all prices of a graph share it."""
+        return tuple(self.graph.derived.setdefault(("tiling.shares", block), {}) for block in self.blocks)
+
+    @cached_property
+    def _seconds(self) -> tuple[tuple[float, ...], ...]:
+        """Per block the times of its layers, last first."""
+        times = self.profile.layers
+        return tuple(tuple(times[step.name] for step in reversed(block.steps)) for block in self.blocks)
+
     def _work(self, place: int, region: Region) -> "_Work":
         """What computing a region of a block's output takes."""
         key = (place, region)
-        if key not in self._worked:
-            self._worked[key] = self._backwards(self.blocks[place], region)
-        return self._worked[key]
+        found = self._worked.get(key)
+        if found is None:
+            known = self._shares[place]
+            if region not in known:
+                if len(known) >= _SHARES_PER_BLOCK:
+                    known.clear()
+                known[region] = self._backwards(self.blocks[place], region)
+            share, seconds = known[region], self._seconds[place]
+            found = _Work(share.needs, sum(map(mul, share.computing, seconds)), sum(map(mul, share.reading, seconds)))
+            self._worked[key] = found
+        return found
 
-    def _backwards(self, block: Block, region: Region) -> "_Work":
+    def _backwards(self, block: Block, region: Region) -> _Share:
         wanted = {block.output: region}
-        seconds = reading = 0.0
+        computing: list[float] = []
+        reading: list[float] = []
         for step in reversed(block.steps):
             asked = [wanted[name] for name in step.outputs if name in wanted]
             made = asked[0]
@@ -152,14 +191,16 @@ class Pricing:
             whole = extents_of(self.graph, step.outputs[0])
             made = step.rule.made(made, extents_of(self.graph, step.inputs[0]))
             made = widened(made, whole, step.smallest_area)
-            of_layer, share = self.profile.layers[step.name], made.area / whole.region.area
-            seconds += of_layer * share
-            if self.graph.layers[self.graph.place[step.name]].kind == "Conv":
-                reading += of_layer * (1 - share) * _READING_PLACES / (whole.region.area + _READING_PLACES)
+            share = made.area / whole.region.area
+            is_convolution = self.graph.layers[self.graph.place[step.name]].kind == "Conv"
+            computing.append(share)
+            reading.append(
+                (1 - share) * _READING_PLACES / (whole.region.area + _READING_PLACES) if is_convolution else 0.0
+            )
             for at, name in enumerate(step.inputs):
                 needed = step.rule_of_input(at).need(made, extents_of(self.graph, name)).region
                 wanted[name] = wanted[name].union(needed) if name in wanted else needed
-        return _Work(wanted[block.input], seconds, reading)
+        return _Share(wanted[block.input], tuple(computing), tuple(reading))
 
     def _cost(
         self,

@@ -19,7 +19,7 @@ from tierflow.partition.demand import meets_budgets
 from tierflow.partition.latency import evaluate_ranks, ranks_of, tiers_of
 from tierflow.partition.problem import Algorithm, Array, Costs, CrossingCost, Partition, Partitioner, Problem
 from tierflow.profile import Profile
-from tierflow.segment import Route, segments_of
+from tierflow.segment import Route, Segment, segments_of
 from tierflow.tiers import Tier
 from tierflow.tiling.blocks import Blocks, blocks_of
 from tierflow.tiling.choice import Choice, EdgeNodes, Pricing, choose, choose_for_segment, priced_runs
@@ -56,7 +56,13 @@ class Joint:
     partition_then_tile: TiledPartition
 
 
-def tiled(problem: Problem, edge: Profile, partition: Partition, nodes: EdgeNodes) -> TiledPartition:
+_Known = dict[Segment, tuple[Blocks, Choice]]
+"""Segments of the edge that were taken apart already, with their best runs."""
+
+
+def tiled(
+    problem: Problem, edge: Profile, partition: Partition, nodes: EdgeNodes, known: _Known | None = None
+) -> TiledPartition:
     """A partition with the best runs for its edge segment.
 
     Args:
@@ -64,12 +70,14 @@ def tiled(problem: Problem, edge: Profile, partition: Partition, nodes: EdgeNode
         edge: The profile of the edge tier.
         partition: Which tier computes each layer.
         nodes: The workers that can share tiles.
+        known: What is known for this profile and these nodes, and where to remember what is found.
     """
-    graph = problem.graph
+    graph, seen = problem.graph, {} if known is None else known
     segment = segments_of(graph, partition.tiers, partition.route)[Tier.EDGE.rank]
-    outputs = (*segment.sends, *segment.results)
-    blocks = blocks_of(graph, segment.layers, segment.accepts, outputs, edge.layers)
-    choice = choose_for_segment(graph, edge, blocks, nodes)
+    if segment not in seen:
+        parts = blocks_of(graph, segment.layers, segment.accepts, (*segment.sends, *segment.results), edge.layers)
+        seen[segment] = parts, choose_for_segment(graph, edge, parts, nodes)
+    blocks, choice = seen[segment]
     saved = sum(run.untiled_seconds - run.cost.seconds for run in choice.runs)
     return TiledPartition(partition, blocks, choice, partition.latency.total - saved)
 
@@ -87,7 +95,8 @@ def joint(problem: Problem, edge: Profile, nodes: EdgeNodes, partitioner: Partit
         InvalidInputError: where a pin names a layer that isn't there.
         InfeasibleError: where no partition meets the constraints.
     """
-    first = tiled(problem, edge, partitioner(problem), nodes)
+    known: _Known = {}
+    first = tiled(problem, edge, partitioner(problem), nodes, known)
     if len(nodes.speeds) < 2:
         return Joint(first, first)
     best = first
@@ -95,12 +104,12 @@ def joint(problem: Problem, edge: Profile, nodes: EdgeNodes, partitioner: Partit
     if cut is not None:
         # Which cuts are tried is the same for all algorithms: a plan is named after the one that was asked for.
         asked = replace(cut, algorithm=first.partition.algorithm)
-        best = _better(best, tiled(problem, edge, asked, nodes))
+        best = _better(best, tiled(problem, edge, asked, nodes, known))
     for _ in range(_ROUNDS):
         faster = replace(problem, costs=_with_tiles(problem, best))
         found = partitioner(faster)
         again = _priced(problem, found.tiers, found.route, found)
-        candidate = tiled(problem, edge, again, nodes)
+        candidate = tiled(problem, edge, again, nodes, known)
         if _better(best, candidate) is best:
             break
         best = candidate
