@@ -46,7 +46,7 @@ def allowed(graph: Graph, constraints: Constraints) -> Allowed:
 
     Raises:
         InvalidInputError: where a pin names a layer that isn't there, or the device is said to be unavailable.
-        InfeasibleError: where two pins, or a pin and an unavailable tier, conflict.
+        InfeasibleError: where two pins, a pin and an unavailable tier, or anything and a kept tier, conflict.
     """
     if Tier.DEVICE in constraints.unavailable:
         raise InvalidInputError("the device can't be unavailable: requests enter there", subject="tiers[device]")
@@ -58,6 +58,7 @@ def allowed(graph: Graph, constraints: Constraints) -> Allowed:
         lowest[layers] = highest[layers] = pin.tier.rank
     if lowest.any():
         _raise_along_flow(graph, lowest)
+    _keep(constraints, lowest, highest)
     return Allowed(lowest, highest, _routes(constraints))
 
 
@@ -105,6 +106,38 @@ def _check_conflicts(graph: Graph, constraints: Constraints, closures: Sequence[
                 )
 
 
+def _keep(constraints: Constraints, lowest: Ranks, highest: Ranks) -> None:
+    """Narrows what is allowed to the kept tiers' layers.
+
+    Raises:
+        InvalidInputError: where the edge is to be kept.
+        InfeasibleError: where a pin or an unavailable tier stands in the way.
+    """
+    for tier, layers in constraints.kept.items():
+        is_own = np.zeros(len(lowest), dtype=np.bool_)
+        is_own[list(layers)] = True
+        if tier is Tier.DEVICE:
+            highest[is_own] = Tier.DEVICE.rank
+            lowest[~is_own] = np.maximum(lowest[~is_own], Tier.EDGE.rank)
+        elif tier is Tier.CLOUD:
+            lowest[is_own] = Tier.CLOUD.rank
+            highest[~is_own] = np.minimum(highest[~is_own], Tier.EDGE.rank)
+        else:
+            raise InvalidInputError(f"the layers of {tier} can't be kept: they lie between two tiers", subject="kept")
+        if (lowest > highest).any() or constraints.unavailable & _needed_to_keep(tier, layers):
+            raise InfeasibleError(
+                f"{tier} can't keep its layers: a pin or an unavailable tier stands in the way",
+                constraints=(f"kept[{tier}]",),
+            )
+
+
+def _needed_to_keep(tier: Tier, layers: frozenset[int]) -> frozenset[Tier]:
+    """The tiers that a plan in which `tier` keeps its layers can't do without."""
+    if tier is Tier.DEVICE:
+        return frozenset({Tier.EDGE})
+    return frozenset({tier}) if layers else frozenset()
+
+
 def _raise_along_flow(graph: Graph, lowest: Ranks) -> None:
     """No layer is below one that it depends on."""
     for place, layer in enumerate(graph.layers):
@@ -116,6 +149,7 @@ def _raise_along_flow(graph: Graph, lowest: Ranks) -> None:
 
 def _routes(constraints: Constraints) -> tuple[tuple[Route, tuple[int, ...]], ...]:
     pinned = {pin.tier for pin in constraints.pins}
+    pinned.update(*(_needed_to_keep(tier, layers) for tier, layers in constraints.kept.items()))
     edge = Tier.EDGE not in constraints.unavailable
     cloud = Tier.CLOUD not in constraints.unavailable
     routes: list[tuple[Route, tuple[int, ...]]] = []

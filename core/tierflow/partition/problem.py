@@ -77,12 +77,15 @@ class Constraints:
             (inputs and outputs) of one of its layers.
         backbone_bytes: At most so many bytes per request into the cloud, from the edge or from the device.
         unavailable: Tiers that can compute nothing now (never the device).
+        kept: Tiers, device or cloud, that have exactly these layers, by place: what a plan that leaves the tier's
+            worker alone has to respect. A device with given layers sends on to the edge.
     """
 
     pins: tuple[Pin, ...] = ()
     memory: Mapping[Tier, Bytes] = field(default_factory=dict)
     backbone_bytes: Bytes | None = None
     unavailable: frozenset[Tier] = frozenset()
+    kept: Mapping[Tier, frozenset[int]] = field(default_factory=dict)
 
     @property
     def has_budgets(self) -> bool:
