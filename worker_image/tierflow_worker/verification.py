@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tierflow.graph import Graph, Tensor
-from tierflow.model.extract import extract_segment
-from tierflow.model.model import Model
 from tierflow.segment import Route, Segment, segments_of
 from tierflow.tiers import Tier
 from tierflow_worker.runtime import Array, create_session, numpy_dtype
+
+if TYPE_CHECKING:
+    from tierflow.model.model import Model
 
 TOLERANCE: Final = 1e-6
 """Of the largest absolute value of an output: by so much the whole model's and the segments' answers may differ."""
@@ -47,14 +48,19 @@ class CutCheck:
     holds: bool
 
 
-def sample_inputs(model: Model, seed: int = 0) -> dict[str, Array]:
+def sample_inputs(model: "Model", seed: int = 0) -> dict[str, Array]:
     """Inputs that depend on the seed alone, by name: normal floats, and 0 or 1 in integers, which may be indices."""
     graph = model.graph
+    return sample_tensors((graph.tensors[name] for name in graph.inputs), seed)
+
+
+def sample_tensors(tensors: Iterable[Tensor], seed: int = 0) -> dict[str, Array]:
+    """As `sample_inputs`, for a model of which only the inputs are known, in its order."""
     generator = np.random.default_rng(seed)
-    return {name: _sample(graph.tensors[name], generator) for name in graph.inputs}
+    return {tensor.name: _sample(tensor, generator) for tensor in tensors}
 
 
-def whole_outputs(model: Model, inputs: Arrays, *, threads: int = 1, folder: Path | None = None) -> dict[str, Array]:
+def whole_outputs(model: "Model", inputs: Arrays, *, threads: int = 1, folder: Path | None = None) -> dict[str, Array]:
     """What the whole model answers to `inputs`: all of its outputs, by name.
 
     Args:
@@ -77,7 +83,7 @@ def whole_outputs(model: Model, inputs: Arrays, *, threads: int = 1, folder: Pat
 
 
 def verify_partition(
-    model: Model,
+    model: "Model",
     tiers: Sequence[Tier],
     inputs: Arrays,
     expected: Arrays,
@@ -215,12 +221,14 @@ def _sample(tensor: Tensor, generator: np.random.Generator) -> Array:
     return generator.standard_normal(tensor.shape, dtype=np.float32).astype(dtype)
 
 
-def _run(model: Model, segment: Segment, given: Arrays, path: Path, threads: int) -> dict[str, Array]:
+def _run(model: "Model", segment: Segment, given: Arrays, path: Path, threads: int) -> dict[str, Array]:
     """What a segment sends and returns, computed from the tensors that it was given, or handed on from there."""
     wanted = dict.fromkeys((*segment.sends, *segment.results))
     computed = [name for name in wanted if name not in given]
     made: dict[str, Array] = {}
     if computed:
+        from tierflow.model.extract import extract_segment  # brings the onnx package, which comparing has no use for
+
         extract_segment(model, segment.accepts, computed, path)
         session = create_session(path, threads=threads)
         made = session.run({name: array for name, array in given.items() if name in session.inputs}, computed)
