@@ -86,14 +86,19 @@ class _Json(JsonFormatter):
 
 
 class _Text(logging.Formatter):
-    """Time, level, pipeline and message in one line, for people."""
+    """Time, level, pipeline, message and what else is known in one line, for people."""
 
     converter = time.gmtime  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)sZ %(level)-7s %(about)s%(message)s", datefmt="%H:%M:%S")
+        super().__init__("%(asctime)sZ %(level)-7s %(about)s%(message)s%(more)s", datefmt="%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         values = [str(getattr(record, name)) for name in _FIELDS if hasattr(record, name)]
+        more = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
         record.about = f"[{'/'.join(values)}] " if values else ""
+        record.more = "".join(f" {name}={value}" for name, value in more.items())
         return super().format(record)
+
+
+_ORDINARY: Final = {*vars(logging.makeLogRecord({})), *_FIELDS, "level", "about", "more", "message", "asctime"}

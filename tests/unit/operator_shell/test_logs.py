@@ -49,7 +49,7 @@ def test_text_has_the_pipeline_before_the_message(stream: io.StringIO) -> None:
 
 def test_libraries_are_heard_from_warnings_on_and_without_what_they_carry_for_themselves(stream: io.StringIO) -> None:
     logs.configure("info", "json", stream)
-    kopf = logging.getLogger("kopf.objects")
+    kopf = logging.getLogger("kopf.reactor")
     kopf.info("a step of its own")
     kopf.warning("credentials are refused", extra={"k8s_skip": True, "k8s_ref": {"kind": "Node"}, "settings": object()})
     (line,) = lines(stream)
