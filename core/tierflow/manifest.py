@@ -1,7 +1,8 @@
 """The InferencePipeline manifest as a typed, frozen value, the same for `kubectl apply` and `tierflow run`.
 
 Types and defaults only. `tierflow.manifest_reading` reads one and says what is wrong with it, by the rules of
-`tierflow.manifest_checks`; what it means to the planner is in `tierflow.manifest_values`.
+`tierflow.manifest_checks`; what it means to the planner is in `tierflow.manifest_values`. Fields, defaults and bounds
+are those of the API server's schema, `crds/tierflow.dev_inferencepipelines.yaml`.
 """
 
 from enum import StrEnum
@@ -25,11 +26,24 @@ EDGE_WORKERS_ANNOTATION: Final = "tierflow.dev/edge-workers"
 
 They share tiles as far as the edge's `tiling` allows it."""
 
-Quantity = int | str
-"""A Kubernetes quantity of bytes: a whole number, or one with k, M, G, T, Ki, Mi, Gi or Ti."""
-NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+Quantity = int | Annotated[str, msgspec.Meta(max_length=32)]
+"""A Kubernetes quantity; of bytes: a whole number, or one with k, M, G, T, Ki, Mi, Gi or Ti."""
+Amounts = Annotated[dict[str, Quantity], msgspec.Meta(max_length=16)]
+"""Quantities by resource."""
+LabelValue = Annotated[str, msgspec.Meta(max_length=63)]
+PinName = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+InputName = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+LayerName = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+LayerNameOrEmpty = Annotated[str, msgspec.Meta(max_length=1024)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
+UpToAnHour = Annotated[int, msgspec.Meta(ge=0, le=3_600)]
+"""Seconds."""
+UpToADay = Annotated[int, msgspec.Meta(ge=0, le=86_400)]
+"""Seconds."""
+SomeOfADay = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
+"""Seconds, at least one."""
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -67,24 +81,24 @@ class OnUnavailable(StrEnum):
 class ModelInput(_Strict, frozen=True, kw_only=True):
     """Fixes the free dimensions of one input."""
 
-    name: str
-    shape: tuple[Positive, ...]
+    name: InputName
+    shape: Annotated[tuple[Positive, ...], msgspec.Meta(max_length=16)]
 
 
 class ModelSpec(_Strict, frozen=True, kw_only=True):
     """Where the model is; `sha256` is checked wherever it is read, "" checks nothing."""
 
-    uri: Annotated[str, msgspec.Meta(min_length=1)]
-    sha256: str = ""
-    inputs: tuple[ModelInput, ...] = ()
+    uri: Uri
+    sha256: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    inputs: Annotated[tuple[ModelInput, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class Toleration(_Strict, frozen=True, kw_only=True):
     """A toleration, as a pod has it."""
 
-    key: str = ""
+    key: Annotated[str, msgspec.Meta(max_length=317)] = ""
     operator: Literal["Exists", "Equal"] = "Equal"
-    value: str = ""
+    value: LabelValue = ""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     toleration_seconds: int | None = None
 
@@ -92,15 +106,15 @@ class Toleration(_Strict, frozen=True, kw_only=True):
 class Resources(_Strict, frozen=True, kw_only=True):
     """A container's resources, as a pod has them."""
 
-    requests: dict[str, Quantity] = {}
-    limits: dict[str, Quantity] = {}
+    requests: Amounts = {}
+    limits: Amounts = {}
 
 
 class Tiling(_Strict, frozen=True, kw_only=True):
     """How runs of the edge's layers are cut into tiles."""
 
     mode: TilingMode = TilingMode.AUTO
-    max_workers: Positive = 4
+    max_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
 
 
 class TierSpec(_Strict, frozen=True, kw_only=True):
@@ -110,9 +124,9 @@ class TierSpec(_Strict, frozen=True, kw_only=True):
     """
 
     name: Tier
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-    replicas: Positive | None = None
+    node_selector: Annotated[dict[str, LabelValue], msgspec.Meta(max_length=16)] = {}
+    tolerations: Annotated[tuple[Toleration, ...], msgspec.Meta(max_length=16)] = ()
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
     resources: Resources = Resources()
     memory_budget: Quantity | None = None
     tiling: Tiling | None = None
@@ -126,16 +140,16 @@ class TierSpec(_Strict, frozen=True, kw_only=True):
 class PinSpec(_Strict, frozen=True, kw_only=True):
     """The layer `layers_up_to` and all that it depends on stay on `tier`."""
 
-    name: str
-    layers_up_to: Annotated[str, msgspec.Meta(min_length=1)]
+    name: PinName
+    layers_up_to: LayerName
     tier: Tier
 
 
 class ManualPlan(_Strict, frozen=True, kw_only=True):
     """A cut by hand: the last layer of the device and of the edge, in the model's order; "" for a tier with none."""
 
-    device_last_layer: str | None = None
-    edge_last_layer: str | None = None
+    device_last_layer: LayerNameOrEmpty | None = None
+    edge_last_layer: LayerNameOrEmpty | None = None
 
     @property
     def is_given(self) -> bool:
@@ -150,9 +164,9 @@ class Planning(_Strict, frozen=True, kw_only=True):
     algorithm: Algorithm = Algorithm.EXACT
     objective: Objective = Objective.LATENCY
     min_improvement_percent: Percent = 10
-    min_interval_seconds: NonNegative = 30
-    stabilization_seconds: NonNegative = 30
-    pins: tuple[PinSpec, ...] = ()
+    min_interval_seconds: UpToADay = 30
+    stabilization_seconds: UpToADay = 30
+    pins: Annotated[tuple[PinSpec, ...], msgspec.Meta(max_length=32)] = ()
     backbone_bytes_per_request: Quantity | None = None
     manual: ManualPlan = ManualPlan()
 
@@ -160,28 +174,28 @@ class Planning(_Strict, frozen=True, kw_only=True):
 class Prometheus(_Strict, frozen=True, kw_only=True):
     """Where measurements are read from; "" means the operator's own setting."""
 
-    url: str = ""
+    url: Annotated[str, msgspec.Meta(max_length=2048)] = ""
 
 
 class Metrics(_Strict, frozen=True, kw_only=True):
     """Measurements and what happens without them."""
 
     prometheus: Prometheus = Prometheus()
-    max_staleness_seconds: Positive = 60
+    max_staleness_seconds: SomeOfADay = 60
     on_unavailable: OnUnavailable = OnUnavailable.HOLD_PLAN
 
 
 class Rollout(_Strict, frozen=True, kw_only=True):
     """How long a change may take, and how long a worker that leaves finishes its requests."""
 
-    progress_deadline_seconds: Positive = 120
-    drain_seconds: NonNegative = 30
+    progress_deadline_seconds: SomeOfADay = 120
+    drain_seconds: UpToAnHour = 30
 
 
 class WorkerSpec(_Strict, frozen=True, kw_only=True):
     """The workers' image; "" means the one of the operator's release."""
 
-    image: str = ""
+    image: Annotated[str, msgspec.Meta(max_length=512)] = ""
 
 
 class PipelineSpec(_Strict, frozen=True, kw_only=True):

@@ -119,10 +119,14 @@ def _allowed(info: msgspec.inspect.Type) -> str:
         most = "" if info.le is None else f" and at most {info.le}"
         return f"a whole number{least}{most}"
     if isinstance(info, msgspec.inspect.StrType):
-        return "a text that is not empty" if info.min_length else "a text (in quotes where it looks like a number)"
+        length = "" if info.max_length is None else f" of at most {info.max_length} characters"
+        hint = ", not empty" if info.min_length else " (in quotes where it looks like a number)"
+        return f"a text{length}{hint}"
     if isinstance(info, msgspec.inspect.UnionType):
         return " or ".join(_allowed(entry) for entry in info.types if not isinstance(entry, msgspec.inspect.NoneType))
-    return "a list" if isinstance(info, msgspec.inspect.VarTupleType) else "a mapping"
+    kind = "a list" if isinstance(info, msgspec.inspect.VarTupleType) else "a mapping"
+    length = getattr(info, "max_length", None)
+    return kind if length is None else f"{kind} of at most {length} entries"
 
 
 def _values(enum: type[Enum]) -> list[str]:
