@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from tierflow.errors import MismatchError, TierflowError
 from tierflow_cli.console import print_error
 from tierflow_cli.export_command import EXPORT_EXAMPLES, export
+from tierflow_cli.operator_command import OPERATOR_CONTEXT, operator
 from tierflow_cli.plan_command import PLAN_EXAMPLES, plan
 from tierflow_cli.profile_command import PROFILE_EXAMPLES, profile
 from tierflow_cli.run_command import RUN_EXAMPLES, run
@@ -41,6 +42,7 @@ app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.command(epilog=ZOO_EXAMPLES)(zoo)
 app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(context_settings=OPERATOR_CONTEXT)(operator)
 
 
 def _version(wanted: bool) -> None:

@@ -194,24 +194,21 @@ def read_configuration(kubeconfig: Path | None, context: str, environment: Mappi
         InvalidInputError: there is none, or it can't be used.
     """
     configuration = Configuration()
+    in_cluster = kubeconfig is None and not context and bool(environment.get(_IN_CLUSTER))
+    file = str(kubeconfig or environment.get("KUBECONFIG") or Path.home() / ".kube" / "config")
     try:
-        if kubeconfig is None and not context and environment.get(_IN_CLUSTER):
+        if in_cluster:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            default = environment.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
             load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(kubeconfig or default),
-                context=context or None,
-                client_configuration=configuration,
-                persist_config=False,
+                config_file=file, context=context or None, client_configuration=configuration, persist_config=False
             )
-    except (ConfigException, OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        place = f"{kubeconfig}" if kubeconfig else environment.get("KUBECONFIG") or "~/.kube/config"
-        if kubeconfig is None and not context and environment.get(_IN_CLUSTER):
-            place = "the pod's service account"
+    except (ConfigException, OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        place = "the pod's service account" if in_cluster else file
+        reason = " ".join(str(error).split()).rstrip(".")
         raise InvalidInputError(
-            f"--kubeconfig: {place} can't be used: {' '.join(str(error).split())}; name a file with --kubeconfig, and "
-            "one of its contexts with --context",
+            f"--kubeconfig: {place} can't be used: {reason}; name a file with --kubeconfig, and one of its contexts "
+            "with --context",
             subject="--kubeconfig",
         ) from error
     return configuration
