@@ -90,6 +90,9 @@ class MetricsState:
     holds: bool = False
 
 
+DOWN_SECONDS: Final = 60.0
+"""The round trip that a link is given while it is down: more than any plan saves, and less than drowns its figures."""
+
 NOT_CONFIGURED: Final = MetricsState(
     available=False,
     reason=MetricsReason.NOT_CONFIGURED,
@@ -112,6 +115,8 @@ class Observation:
         edge_link: Between the edge's nodes.
         metrics: Whether there are measurements to decide by.
         unreachable: Tiers that no tier below reaches, by measurements that are fresh.
+        down: Links on which the upper tier doesn't answer, though it is reached from elsewhere; in `links` they have a
+            round trip of `DOWN_SECONDS`, so that no plan uses one where there is another way.
     """
 
     links: Mapping[TierLink, ObservedLink]
@@ -121,6 +126,7 @@ class Observation:
     edge_link: Link = EDGE_NETWORK
     metrics: MetricsState = NOT_CONFIGURED
     unreachable: frozenset[Tier] = frozenset()
+    down: frozenset[TierLink] = frozenset()
 
     def edge_nodes(self, spec: PipelineSpec) -> EdgeNodes:
         """The workers that share tiles: one per ready node of the edge, as far as `spec` allows it; at least one."""

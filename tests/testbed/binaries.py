@@ -87,7 +87,8 @@ _MODULES: Final = (
     ),
 )
 MODULE_OF: Final = {command: module for module in _MODULES for command in module.commands}
-NAMES: Final = (*MODULE_OF, "prometheus")
+_OF_PROMETHEUS: Final = ("prometheus", "promtool")
+NAMES: Final = (*MODULE_OF, *_OF_PROMETHEUS)
 
 
 def ensure(*names: str) -> dict[str, Path]:
@@ -141,7 +142,7 @@ def _provide(name: str) -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tierflow-build-") as folder:
         module = MODULE_OF.get(name)
-        built = _build(name, module, Path(folder)) if module else _unpack_prometheus(Path(folder))
+        built = _build(name, module, Path(folder)) if module else _unpack_prometheus(Path(folder)) / name
         kept = _kept(name)
         kept.parent.mkdir(parents=True, exist_ok=True)
         # Renamed within the cache, so that a build that is killed leaves no half a binary under its name.
@@ -190,7 +191,7 @@ def _unpack_prometheus(folder: Path) -> Path:
         raise MissingBinaryError(f"{error}\nPut prometheus on PATH, or run `apt-get update` as root first") from error
     (package,) = folder.glob("prometheus_*.deb")
     _run("dpkg", "-x", str(package), "unpacked", cwd=folder)
-    return folder / "unpacked/usr/bin/prometheus"
+    return folder / "unpacked/usr/bin"
 
 
 def _run(*command: str, cwd: Path) -> str:

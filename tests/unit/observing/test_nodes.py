@@ -84,7 +84,7 @@ def test_a_taint_that_only_prefers_others_does_not_exclude_a_node() -> None:
         ({"key": "tenant", "value": "b"}, False),
         ({"key": "tenant", "value": "a", "effect": "NoSchedule"}, False),
         ({"key": "lodger", "operator": "Exists"}, False),
-        ({"key": "tenant", "operator": "Exists", "tolerationSeconds": 300}, False),
+        ({"key": "tenant", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}, False),
     ],
 )
 def test_a_tainted_node_counts_where_the_tier_tolerates_it_for_good(
