@@ -1,84 +1,21 @@
 """Whether a pipeline moves to another plan, and why: a pure function of what is wanted, known and running."""
 
-import hashlib
-from dataclasses import dataclass
-
 import msgspec
 
 from tierflow.graph import Graph
 from tierflow.manifest import PipelineSpec, PlanningMode
-from tierflow.manifest_values import constraints_of
-from tierflow.network import MEGABIT
-from tierflow.partition.latency import evaluate
-from tierflow.plan import Plan, difference
-from tierflow.planning import make_plan, problem_of
+from tierflow.plan import Plan
 from tierflow.profile import Profile
-from tierflow.segment import cut
-from tierflow.tiers import TIERS, Tier
-from tierflow.tiling.choice import EdgeNodes
-from tierflow.tiling.plans import saved_seconds
-from tierflow.units import Seconds
+from tierflow_operator.causes import gain, loss, milliseconds
 from tierflow_operator.decision import Decision, Hold, HoldReason, Move, MoveReason
-from tierflow_operator.manual import plan_for
-from tierflow_operator.observation import LINKS, Observation, link_name
+from tierflow_operator.disruption import options, priced, touched
+from tierflow_operator.hysteresis import is_rejected, move, weigh
+from tierflow_operator.observation import Observation
 from tierflow_operator.present import MeasuredLatency, Present
+from tierflow_operator.rollback import judged
+from tierflow_operator.situation import Situation, digest_of, taking_part
 
 __all__ = ["Decision", "Hold", "HoldReason", "MeasuredLatency", "Move", "MoveReason", "Present", "decide"]
-
-_NOISE = 1.001
-"""A figure that changed by less than this factor did not change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What a decision is made from, in one value for the steps below."""
-
-    spec: PipelineSpec
-    graph: Graph
-    profile: Profile
-    observation: Observation
-
-    @property
-    def edge_nodes(self) -> EdgeNodes:
-        """The workers that can share tiles."""
-        return self.observation.edge_nodes(self.spec)
-
-    def candidate(self, epoch: int) -> Plan:
-        """The best plan now, or the one that the manifest gives by hand."""
-        constraints = constraints_of(self.spec, self.observation.unavailable)
-        network, speeds = self.observation.network, self.observation.tier_speeds
-        planning = self.spec.planning
-        if planning.mode is PlanningMode.MANUAL:
-            by_hand = planning.manual
-            tiers = cut(self.graph, by_hand.device_last_layer or "", by_hand.edge_last_layer or "")
-            return plan_for(
-                self.graph,
-                self.profile,
-                network,
-                speeds,
-                tiers,
-                constraints=constraints,
-                epoch=epoch,
-                nodes=self.edge_nodes,
-            )
-        return make_plan(
-            self.graph,
-            self.profile,
-            network,
-            speeds,
-            constraints=constraints,
-            algorithm=planning.algorithm,
-            epoch=epoch,
-            nodes=self.edge_nodes,
-        )
-
-    def latency_of(self, plan: Plan) -> Seconds:
-        """What `plan` costs now, its tiles shared by the workers that there are now."""
-        speeds = self.observation.tier_speeds
-        problem = problem_of(self.graph, self.profile, self.observation.network, speeds)
-        untiled = evaluate(problem, plan.tiers(self.graph), plan.route).total
-        edge = self.profile.scaled(speeds[Tier.EDGE])
-        return Seconds(untiled - saved_seconds(self.graph, edge, plan, self.edge_nodes))
 
 
 def decide(
@@ -92,10 +29,11 @@ def decide(
 ) -> Decision:
     """Decides whether the pipeline moves to another plan.
 
-    What the user changed and what a lost node forces is done at once; what would only be better waits until the
-    gain reaches `minImprovementPercent` and `minIntervalSeconds` have passed since the last plan. That goes for a plan
-    with tiles as well when edge nodes come or go: the edge's worker shares its runs with those that are there, so the
-    plan mostly holds, and all that is rendered anew is the number of tile workers.
+    What the user changed and what a lost tier forces is done at once. Without the measurements that there should be
+    nothing else is. A plan that measured worse than the one before it is taken back. What would only be better has to
+    be worth it (`tierflow_operator.hysteresis`), and so has a tier that can compute again. Edge nodes that come or go
+    mostly leave a plan with tiles as it is: the edge's worker shares its runs with those that are there, and all that
+    is rendered anew is the number of tile workers.
 
     Args:
         spec: What the user wants.
@@ -113,108 +51,78 @@ def decide(
     if spec.planning.mode is PlanningMode.PAUSED:
         return Hold(HoldReason.PAUSED, "planning is paused by spec.planning.mode", present)
     situation = Situation(spec, graph, profile, observation)
-    candidate = situation.candidate(1 if present is None else present.plan.epoch + 1)
-    found = Present(candidate, now, _digest(spec), observation.unavailable, len(situation.edge_nodes.speeds))
     if present is None:
-        return Move(MoveReason.INITIAL, f"predicted {_milliseconds(candidate.predicted_seconds)}", found)
-    kept = msgspec.structs.replace(
-        present, spec=found.spec, unavailable=found.unavailable, edge_workers=found.edge_workers
-    )
-    if present.plan.model != candidate.model:
-        return Move(
-            MoveReason.SPEC_CHANGED,
-            f"another model; predicted {_milliseconds(candidate.predicted_seconds)}",
-            found,
+        first = situation.best()
+        return move(
+            situation, None, first, MoveReason.INITIAL, f"predicted {milliseconds(first.predicted_seconds)}", now
         )
-    if not difference(present.plan, candidate):
-        return Hold(HoldReason.UP_TO_DATE, "the plan in force is the best one", kept)
-    if present.spec != found.spec:
-        return Move(MoveReason.SPEC_CHANGED, f"the spec changed; {_gain(situation, present, candidate)}", found)
-    lost = sorted(_taking_part(present.plan) & observation.unavailable, key=lambda tier: tier.rank)
-    if lost:
-        message = f"no ready node is left for {', '.join(lost)}; predicted {_milliseconds(candidate.predicted_seconds)}"
-        return Move(MoveReason.NODES_CHANGED, message, found)
-    return _weigh(situation, present, found)
+    present = present.not_after(now)
+    forced = _forced(situation, present, now)
+    if forced is not None:
+        return forced
+    if observation.metrics.holds:
+        kept = msgspec.structs.replace(present, contenders=())
+        return Hold(HoldReason.METRICS_UNAVAILABLE, observation.metrics.message, kept)
+    judgement = judged(situation, present, now, measured)
+    if judgement is not None:
+        if judgement.returns_to is not None:
+            return _rolled_back(situation, present, judgement.returns_to, judgement.message, now)
+        present = msgspec.structs.replace(present, replaced=None)
+    best = situation.best()
+    if not touched(present.plan, best):
+        return _up_to_date(situation, present)
+    return weigh(situation, present, best, now, measured)
 
 
-def _weigh(situation: Situation, present: Present, found: Present) -> Decision:
-    """Moves where the gain is worth the disruption, and the last plan is old enough."""
-    planning = situation.spec.planning
-    before = situation.latency_of(present.plan)
-    gain = (before - found.plan.predicted_seconds) / before if before > 0 else 0.0
-    figures = _gain(situation, present, found.plan)
-    if gain * 100 < planning.min_improvement_percent:
-        message = f"{figures}: {gain:.1%} is below the {planning.min_improvement_percent} % that a new plan has to gain"
-        return Hold(HoldReason.MINIMUM_IMPROVEMENT, message, present)
-    wait = present.decided_at + planning.min_interval_seconds - found.decided_at
-    if wait > 0:
-        message = f"{figures}: waits {wait:.0f} s more for minIntervalSeconds"
-        return Hold(HoldReason.MINIMUM_INTERVAL, message, present, again_after=wait)
-    reason, cause = _cause(situation, present, found)
-    return Move(reason, f"{cause}; {figures}", found)
+def _forced(situation: Situation, present: Present, now: float) -> Decision | None:
+    """What has to be done at once, whatever the figures are; None where nothing has to."""
+    if present.plan.model != situation.profile.model:
+        best = situation.best()
+        message = f"another model; predicted {milliseconds(best.predicted_seconds)}"
+        return move(situation, present, best, MoveReason.SPEC_CHANGED, message, now)
+    lost = taking_part(present.plan) & situation.observation.unavailable
+    is_edited = present.spec != digest_of(situation.spec)
+    if not lost and not is_edited:
+        return None
+    plan = _best_with_least_changes(situation, present, now)
+    if not touched(present.plan, plan):
+        return _up_to_date(situation, present)
+    if is_edited:
+        reason, message = MoveReason.SPEC_CHANGED, f"the spec changed; {gain(situation, present.plan, plan)}"
+    else:
+        predicted = milliseconds(plan.predicted_seconds)
+        reason, message = MoveReason.NODES_CHANGED, f"{loss(situation.observation, lost)}; predicted {predicted}"
+    if is_rejected(situation, present, plan, now):
+        return Hold(HoldReason.REJECTED_PLAN, f"{message}, but that plan was given up before", present)
+    return move(situation, present, plan, reason, message, now)
 
 
-def _cause(situation: Situation, present: Present, found: Present) -> tuple[MoveReason, str]:
-    """What changed most since the present plan was decided."""
+def _best_with_least_changes(situation: Situation, present: Present, now: float) -> Plan:
+    """The cheapest plan with the price of disruption; the present one where that is among them."""
+    best = situation.best()
+    found = options(situation, present.plan, best)
+    allowed = [plan for plan in found if not is_rejected(situation, present, plan, now)] or found
+    if situation.is_planned and present.plan.algorithm == best.algorithm and situation.allows(present.plan):
+        again = situation.plan_of(present.plan.tiers(situation.graph))
+        if not touched(present.plan, again):
+            return min(again, allowed[0], key=lambda plan: priced(situation, present.plan, plan))
+    return allowed[0]
+
+
+def _rolled_back(situation: Situation, present: Present, plan: Plan, message: str, now: float) -> Move:
+    """Back to the plan before; the one in force isn't tried again while conditions are those of now."""
     observation = situation.observation
-    if present.unavailable != observation.unavailable:
-        back = ", ".join(sorted(present.unavailable - observation.unavailable))
-        return MoveReason.NODES_CHANGED, f"nodes are ready for {back}" if back else "the ready nodes changed"
-    if present.edge_workers != found.edge_workers:
-        return MoveReason.NODES_CHANGED, f"workers at the edge {present.edge_workers} -> {found.edge_workers}"
-    changes: list[tuple[float, MoveReason, str]] = []
-    network = observation.network
-    for link in LINKS:
-        old, new = present.plan.network.link(*link), network.link(*link)
-        bandwidth = f"{old.bytes_per_second / MEGABIT:.1f} -> {new.bytes_per_second / MEGABIT:.1f} Mbit/s"
-        round_trip = f"{old.round_trip_seconds * 1e3:.1f} -> {new.round_trip_seconds * 1e3:.1f} ms round trip"
-        for old_figure, new_figure, text in (
-            (old.bytes_per_second, new.bytes_per_second, bandwidth),
-            (old.round_trip_seconds, new.round_trip_seconds, round_trip),
-        ):
-            factor = _factor(old_figure, new_figure)
-            changes.append((factor, MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link {text}"))
-    for tier in TIERS:
-        old_speed, new_speed = present.plan.speeds[tier], observation.speeds[tier].speed
-        text = f"speed of {tier} {old_speed:.3g} -> {new_speed:.3g}"
-        changes.append((_factor(old_speed, new_speed), MoveReason.SPEED_CHANGED, text))
-    factor, reason, text = max(changes, key=lambda change: change[0])
-    return (reason, text) if factor > _NOISE else (MoveReason.SPEED_CHANGED, "the layers' times changed")
+    back = move(situation, present, plan, MoveReason.ROLLBACK, message, now)
+    remembered = back.present.rejecting(present, now, network=observation.network, speeds=observation.tier_speeds)
+    return Move(back.reason, back.message, remembered)
 
 
-def _factor(old: float, new: float) -> float:
-    """How many times the larger is the smaller; infinite where only one is zero."""
-    small, large = sorted((old, new))
-    return 1.0 if large == small else large / small if small > 0 else float("inf")
-
-
-def _gain(situation: Situation, present: Present, candidate: Plan) -> str:
-    before = situation.latency_of(present.plan)
-    return f"predicted {_milliseconds(before)} -> {_milliseconds(candidate.predicted_seconds)}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
-
-
-def _taking_part(plan: Plan) -> frozenset[Tier]:
-    return frozenset(part.tier for part in plan.segments if part.segment.takes_part)
-
-
-def _digest(spec: PipelineSpec) -> str:
-    """A digest of what plans depend on: not of the hysteresis, the images, the resources or the number of workers."""
-    planning = spec.planning
-    memory = {tier.name: tier.memory_budget for tier in spec.tiers}
-    tiling = [tier.tiling.mode for tier in spec.tiers if tier.tiling is not None]
-    parts = (
-        spec.model,
-        planning.mode,
-        planning.algorithm,
-        planning.objective,
-        planning.pins,
-        planning.backbone_bytes_per_request,
-        planning.manual,
-        memory,
-        tiling,
+def _up_to_date(situation: Situation, present: Present) -> Hold:
+    kept = msgspec.structs.replace(
+        present,
+        spec=digest_of(situation.spec),
+        unavailable=situation.observation.unavailable,
+        edge_workers=len(situation.edge_nodes.speeds),
+        contenders=(),
     )
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
+    return Hold(HoldReason.UP_TO_DATE, "the plan in force is the best one", kept)

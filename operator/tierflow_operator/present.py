@@ -21,6 +21,8 @@ _REJECTIONS: Final = 8
 
 SAME_CONDITIONS: Final = 1.25
 """While no link and no speed has changed by this factor, conditions are those under which a plan was rejected."""
+_SAME_ROUND_TRIP: Final = 0.002
+"""Seconds: a round trip that differs by far less is the same, whatever its factor."""
 
 
 class MeasuredLatency(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,15 +69,17 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
         network: The links then.
         speeds: The tiers' speeds then.
         unavailable: The tiers that could compute nothing then.
-        until: When it may be tried again though nothing changed; None for never.
+        at: When that was.
+        again_after: Seconds after which it may be tried again though nothing changed; None for never.
     """
 
     plan: str
     spec: str
     network: Network
     speeds: dict[Tier, float]
-    unavailable: frozenset[Tier] = frozenset()
-    until: float | None = None
+    unavailable: frozenset[Tier]
+    at: float
+    again_after: float | None = None
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -89,7 +93,7 @@ class Present(msgspec.Struct, frozen=True):
         edge_workers: How many could share tiles then.
         reason: Why it was moved to, a `MoveReason`.
         message: The same with figures.
-        contender: A plan that would be better and has to prove itself for the stabilisation window.
+        contenders: Plans that would be better and have to prove it for the stabilisation window, the oldest first.
         replaced: What was in force before, while this plan may still be rolled back.
         rejected: Plans that are not to be tried again under the conditions of then, the latest last.
     """
@@ -101,7 +105,7 @@ class Present(msgspec.Struct, frozen=True):
     edge_workers: int = 1
     reason: str = ""
     message: str = ""
-    contender: Contender | None = None
+    contenders: tuple[Contender, ...] = ()
     replaced: Replaced | None = None
     rejected: tuple[Rejected, ...] = ()
     version: Literal[1] = VERSION
@@ -110,50 +114,68 @@ class Present(msgspec.Struct, frozen=True):
         """The same, its plan being in force from `at` on: intervals count from there, not from the decision."""
         return msgspec.structs.replace(self, decided_at=at)
 
-    def rejecting(self, other: "Present", *, until: float | None = None) -> "Present":
+    def rejecting(
+        self,
+        other: "Present",
+        at: float,
+        *,
+        again_after: float | None = None,
+        network: Network | None = None,
+        speeds: dict[Tier, float] | None = None,
+    ) -> "Present":
         """This plan stays, or comes back, and `other`, which didn't get in force or proved worse, is not tried again.
 
         Args:
             other: What was moved to: the `present` of that decision.
-            until: When it may be tried again under the same conditions; None for never.
+            at: When it was given up.
+            again_after: Seconds after which it may be tried again under the same conditions; None for never.
+            network: The links at that time; those that it was decided from where left out.
+            speeds: The tiers' speeds likewise.
         """
         added = Rejected(
             plan=identity(other.plan),
             spec=other.spec,
-            network=other.plan.network,
-            speeds=other.plan.speeds,
+            network=network or other.plan.network,
+            speeds=speeds or other.plan.speeds,
             unavailable=other.unavailable,
-            until=until,
+            at=at,
+            again_after=again_after,
         )
         others = [entry for entry in self.rejected if entry.plan != added.plan]
-        return msgspec.structs.replace(self, contender=None, rejected=(*others, added)[-_REJECTIONS:])
+        return msgspec.structs.replace(self, contenders=(), rejected=(*others, added)[-_REJECTIONS:])
 
     def not_after(self, now: float) -> "Present":
         """The same with no time in the future, which a clock that was set back would make endless waits of."""
-        contender = self.contender
-        if contender is not None and contender.since > now:
-            contender = msgspec.structs.replace(contender, since=now)
-        if contender is self.contender and self.decided_at <= now:
+        times = (self.decided_at, *(each.since for each in self.contenders), *(each.at for each in self.rejected))
+        if max(times) <= now:
             return self
-        return msgspec.structs.replace(self, contender=contender, decided_at=min(self.decided_at, now))
+        replace = msgspec.structs.replace
+        return replace(
+            self,
+            decided_at=min(self.decided_at, now),
+            contenders=tuple(replace(each, since=min(each.since, now)) for each in self.contenders),
+            rejected=tuple(replace(each, at=min(each.at, now)) for each in self.rejected),
+        )
 
 
 def identity(plan: Plan) -> str:
-    """What a plan computes where, as a text: equal for plans that differ in epoch and figures alone."""
-    runs = (f"{run.id}:{run.rows}x{run.columns}" for run in plan.tiling)
-    return " ".join([plan.route.value, *(part.id for part in plan.segments), *runs])
+    """What a plan computes where, as a text: equal for plans that differ in epoch, figures and grids alone."""
+    return " ".join([plan.route.value, *(part.id for part in plan.segments), *(run.id for run in plan.tiling)])
 
 
-def is_alike(rejected: Rejected, spec: str, network: Network, speeds: dict[Tier, float]) -> bool:
-    """Whether spec, links and speeds are still those under which a plan was rejected."""
-    if rejected.spec != spec:
+def still_holds(
+    rejected: Rejected, now: float, spec: str, network: Network, speeds: dict[Tier, float], unavailable: frozenset[Tier]
+) -> bool:
+    """Whether conditions are still those under which a plan was rejected, and its time isn't over."""
+    if rejected.again_after is not None and now - rejected.at >= rejected.again_after:
+        return False
+    if (rejected.spec, rejected.unavailable) != (spec, unavailable):
         return False
     pairs = [(rejected.speeds[tier], speeds[tier]) for tier in speeds]
     for link in LINKS:
         old, new = rejected.network.link(*link), network.link(*link)
         pairs.append((old.bytes_per_second, new.bytes_per_second))
-        # A millisecond more or less is no change of a link, whatever its factor.
-        pairs.append((old.round_trip_seconds + 0.002, new.round_trip_seconds + 0.002))
+        pairs.append((old.round_trip_seconds + _SAME_ROUND_TRIP, new.round_trip_seconds + _SAME_ROUND_TRIP))
     return all(max(old, new) < SAME_CONDITIONS * min(old, new) for old, new in pairs)
 
 

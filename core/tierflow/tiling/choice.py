@@ -169,14 +169,20 @@ class Pricing:
         key = (place, region)
         found = self._worked.get(key)
         if found is None:
-            known = self._shares[place]
-            if region not in known:
-                if len(known) >= _SHARES_PER_BLOCK:
-                    known.clear()
-                known[region] = self._backwards(self.blocks[place], region)
-            share, seconds = known[region], self._seconds[place]
-            found = _Work(share.needs, sum(map(mul, share.computing, seconds)), sum(map(mul, share.reading, seconds)))
+            share, seconds = self._share(place, region), self._seconds[place]
+            computing, reading = sum(map(mul, share.computing, seconds)), sum(map(mul, share.reading, seconds))
+            found = _Work(share.needs, computing, reading)
             self._worked[key] = found
+        return found
+
+    def _share(self, place: int, region: Region) -> _Share:
+        known = self._shares[place]
+        found = known.get(region)
+        if found is None:
+            found = self._backwards(self.blocks[place], region)
+            if len(known) >= _SHARES_PER_BLOCK:
+                known.clear()
+            known[region] = found
         return found
 
     def _backwards(self, block: Block, region: Region) -> _Share:

@@ -22,7 +22,7 @@ NARROW = observation(network(300, 1))
 def decided(
     seen: Observation, present: Present | None = None, now: float = 0.0, planning: dict[str, object] | None = None
 ) -> Decision:
-    return decide(pipeline(planning).spec, GRAPH, PROFILE, seen, present, now)
+    return decide(pipeline({"stabilizationSeconds": 0, **(planning or {})}).spec, GRAPH, PROFILE, seen, present, now)
 
 
 def first(seen: Observation = WIDE, planning: dict[str, object] | None = None) -> Present:
@@ -114,7 +114,7 @@ def test_a_tier_that_lost_its_nodes_is_left_at_once_and_taken_again_when_they_ar
     back = decided(WIDE, lost.present, now=100.0)
     assert isinstance(back, Move)
     assert back.reason is MoveReason.NODES_CHANGED
-    assert back.message.startswith("nodes are ready for cloud; predicted")
+    assert back.message.startswith("cloud can compute again; predicted")
 
 
 def test_a_paused_pipeline_holds_whatever_happens() -> None:

@@ -171,7 +171,10 @@ def manifest(**tiling: object) -> InferencePipeline:
                 "model": {"uri": "zoo://resnet18"},
                 "tiers": [{"name": "device"}, {"name": "edge", "tiling": tiling}, {"name": "cloud"}],
                 # On the edge whatever happens: only its tiles are to be decided.
-                "planning": {"pins": [{"name": "edge", "layersUpTo": "conv4", "tier": "edge"}]},
+                "planning": {
+                    "pins": [{"name": "edge", "layersUpTo": "conv4", "tier": "edge"}],
+                    "stabilizationSeconds": 0,
+                },
             },
         }
     )
