@@ -125,8 +125,8 @@ def _allowed(info: msgspec.inspect.Type) -> str:
     if isinstance(info, msgspec.inspect.UnionType):
         return " or ".join(_allowed(entry) for entry in info.types if not isinstance(entry, msgspec.inspect.NoneType))
     kind = "a list" if isinstance(info, msgspec.inspect.VarTupleType) else "a mapping"
-    length = getattr(info, "max_length", None)
-    return kind if length is None else f"{kind} of at most {length} entries"
+    entries = getattr(info, "max_length", None)
+    return kind if entries is None else f"{kind} of at most {entries} entries"
 
 
 def _values(enum: type[Enum]) -> list[str]:

@@ -51,8 +51,7 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     if _MISSING in request.config.stash:
         pytest.fail(f"{request.config.stash[_MISSING]}; or set {_SKIP}=1 to do without these tests", pytrace=False)
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as started:
-        started.kubectl("apply", "--server-side", "-f", str(CRD_FILE))
-        started.kubectl("wait", "--for=condition=Established", "-f", str(CRD_FILE), "--timeout=30s")
+        started.define(CRD_FILE.read_text())
         started.start_controllers()
         yield started
         print(started.logs())

@@ -1,7 +1,7 @@
 """A real control plane on loopback: etcd, API server, controller manager and scheduler; no nodes and no kubelets."""
 
 import json
-import os
+import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +10,7 @@ from typing import Final, Self
 import urllib3
 
 from testbed.binaries import CONTROL_PLANE, ensure
-from testbed.process import Server, free_ports
+from testbed.process import Server, free_ports, wait_for
 from testbed.rest import ApiServer
 
 _ADMIN_TOKEN: Final = "cluster-admin-of-the-test"
@@ -96,6 +96,24 @@ class ControlPlane:
         )
         self._run("kube-scheduler", *common, "--secure-port=0")
 
+    def define(self, definition: str) -> None:
+        """Applies a CustomResourceDefinition, and waits until its resources are served and found by their short names.
+
+        Args:
+            definition: Its YAML.
+        """
+        name = self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", "-o", "name", given=definition)
+        self.kubectl("wait", "--for=condition=Established", name.strip(), "--timeout=60s")
+        names = json.loads(self.kubectl("get", name.strip(), "-o", "json"))["spec"]
+
+        def is_served() -> bool:
+            # kubectl keeps what it discovered, and doesn't look again for a short name that it doesn't know.
+            shutil.rmtree(self.folder / "kubectl-cache", ignore_errors=True)
+            listed = self.kubectl("api-resources", f"--api-group={names['group']}", "-o", "name", check=False)
+            return names["names"]["plural"] in listed
+
+        wait_for(f"{name.strip()} to be served", is_served)
+
     def stop_api_server(self, *, kill: bool = False) -> None:
         """Ends the API server, at once if `kill`; etcd and the controllers stay."""
         server = self._servers.pop("kube-apiserver")
@@ -130,9 +148,8 @@ class ControlPlane:
             RuntimeError: with what it said on stderr.
         """
         command = [str(self._binaries["kubectl"]), f"--kubeconfig={self.kubeconfig}", *arguments]
-        # kubectl keeps its discovery under the home folder, by host and port: another run's ports may come again.
-        environment = os.environ | {"KUBECACHEDIR": str(self.folder / "kubectl-cache")}
-        done = subprocess.run(command, input=given, env=environment, capture_output=True, text=True, check=False)
+        command.append(f"--cache-dir={self.folder / 'kubectl-cache'}")  # another run's ports may come again
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout if check else done.stdout + done.stderr
