@@ -17,6 +17,7 @@ from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.descriptors import TILES, Addresses, worker_descriptors
 from tierflow_operator.pods import (
+    APPROVAL_SUFFIX,
     COMPONENT_LABEL,
     DESCRIPTOR_FILE,
     GRPC_PORT,
@@ -87,15 +88,30 @@ def live_descriptors(objects: Iterable[Manifest]) -> dict[str, WorkerDescriptor]
     A Deployment whose ConfigMap is not among them counts as none.
     """
     found = list(objects)
-    data = {entry["metadata"]["name"]: entry["data"] for entry in found if entry["kind"] == "ConfigMap"}
-    described = {}
-    for entry in found:
-        if entry["kind"] != "Deployment":
-            continue
-        document = data.get(config_map_of(entry), {}).get(DESCRIPTOR_FILE)
-        if document is not None:
-            described[component_of(entry)] = decode(document.encode())
-    return described
+    named = {component_of(entry): config_map_of(entry) for entry in found if entry["kind"] == "Deployment"}
+    return descriptors_named(found, named)
+
+
+def descriptors_named(objects: Iterable[Manifest], names: Mapping[str, str]) -> dict[str, WorkerDescriptor]:
+    """The descriptors in the named ConfigMaps, by component; one that isn't among `objects` is left out."""
+    data = {entry["metadata"]["name"]: entry["data"] for entry in objects if entry["kind"] == "ConfigMap"}
+    return {
+        component: decode(data[name][DESCRIPTOR_FILE].encode())
+        for component, name in names.items()
+        if DESCRIPTOR_FILE in data.get(name, {})
+    }
+
+
+def approved_config_maps(objects: Iterable[Manifest]) -> dict[str, str]:
+    """By component, the ConfigMap whose descriptor its Deployment has and that was approved; tile workers need none."""
+    found = list(objects)
+    there = {entry["metadata"]["name"] for entry in found if entry["kind"] == "ConfigMap"}
+    named = {component_of(entry): config_map_of(entry) for entry in found if entry["kind"] == "Deployment"}
+    return {
+        component: name
+        for component, name in named.items()
+        if name in there and (component == TILES or name + APPROVAL_SUFFIX in there)
+    }
 
 
 def component_of(manifest: Manifest) -> str:

@@ -1,0 +1,340 @@
+"""How a pipeline gets from one plan to the next without losing a request: expand, check, switch, contract.
+
+Expand: all workers that change get their new descriptor at once, the new segment first and the present one behind it,
+and start beside those that serve. Check: a pod asks the new workers and compares. Switch: the new workers are approved
+from the cloud down to the device, each tier once the one above it is all new; so that no request meets a worker that
+doesn't know its boundary. Contract: what is of no more use is deleted.
+
+Pure: `next_steps` says what can be done now, from what is there; the same again after anything that happened between.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tierflow.manifest import InferencePipeline
+from tierflow.tiers import TIERS, Tier
+from tierflow_operator.checks import (
+    APPROVED_ANNOTATION,
+    CHECK,
+    CheckState,
+    approval,
+    check_pod,
+    read_check,
+    subject_of,
+)
+from tierflow_operator.descriptors import TILES
+from tierflow_operator.diff import Action, Change, changes
+from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest, Release
+from tierflow_operator.record import Record
+from tierflow_operator.render import component_of, config_map_of
+from tierflow_operator.rollout import (
+    address_of,
+    deployments_of,
+    failure_of,
+    is_complete,
+    is_ready,
+    pods_of,
+    trouble_of,
+    used_config_maps,
+)
+
+_REPLICAS: Final = "spec.replicas"
+
+
+class Stage(StrEnum):
+    """Where a pipeline stands."""
+
+    EXPANDING = "Expanding"
+    """Objects are applied, and new workers start."""
+    CHECKING = "Checking"
+    SWITCHING = "Switching"
+    """New workers take over, tier by tier."""
+    ROLLING_OUT = "RollingOut"
+    """The plan is in force; workers are replaced by ones that serve the same."""
+    SETTLED = "Settled"
+
+
+class FailureReason(StrEnum):
+    """Why a move can't go on."""
+
+    MISMATCH = "AnswersDiffer"
+    DEADLINE = "ProgressDeadlineExceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a move can't go on, and for people."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the steps are decided from.
+
+    Attributes:
+        pipeline: What the user wants.
+        release: The workers' image.
+        wanted: What `render` made of the target plan and the descriptors in force.
+        live: All objects of the pipeline, its pods included.
+        record: What is remembered; written before anything that follows from it.
+        unavailable: Tiers that can compute nothing now: nothing is waited for there.
+        now: Seconds of the Unix epoch.
+    """
+
+    pipeline: InferencePipeline
+    release: Release
+    wanted: tuple[Manifest, ...]
+    live: tuple[Manifest, ...]
+    record: Record
+    unavailable: frozenset[Tier]
+    now: float
+
+    @property
+    def config_maps(self) -> dict[str, str]:
+        """By component, the ConfigMap with the wanted descriptor."""
+        return {component: config_map_of(entry) for component, entry in deployments_of(self.wanted).items()}
+
+    @property
+    def parts(self) -> tuple[Tier, ...]:
+        """The tiers that take part in the target plan, device first."""
+        return tuple(tier for tier in TIERS if self.record.target.plan.segment(tier).segment.takes_part)
+
+    @property
+    def approvals(self) -> tuple[Manifest, ...]:
+        """Those that there should be: of all wanted descriptors that are in force."""
+        return tuple(
+            approval(self.pipeline, component, name)
+            for component, name in self.config_maps.items()
+            if component != TILES and self.record.in_force.get(component) == name
+        )
+
+    def has_arrived(self, component: str) -> bool:
+        """Whether a component's workers all serve what is wanted; never waited for where nothing can run."""
+        if component in self.unavailable or (component == TILES and Tier.EDGE in self.unavailable):
+            return True
+        deployment = deployments_of(self.live).get(component)
+        wanted = self.config_maps[component]
+        return deployment is not None and config_map_of(deployment) == wanted and is_complete(deployment)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What to do now, in this order: remember, change, nudge.
+
+    Attributes:
+        record: What to remember; the scene's own where nothing is new.
+        stage: Where the pipeline stands.
+        message: What it does or waits for.
+        changes: To make in their order.
+        nudges: Pods to annotate, so that their kubelet sees a new approval at once.
+        failure: Why the move can't go on; the caller goes back, or says so.
+    """
+
+    record: Record
+    stage: Stage
+    message: str
+    changes: tuple[Change, ...] = ()
+    nudges: tuple[Manifest, ...] = ()
+    failure: Failure | None = field(default=None)
+
+
+def next_steps(scene: Scene) -> Steps:
+    """What can be done now."""
+    if stale := _stale_approvals(scene):
+        return Steps(scene.record, Stage.EXPANDING, "forgets what was approved before", stale)
+    applied, held = _paced(scene, [*scene.wanted, *scene.approvals])
+    if applied:
+        names = ", ".join(dict.fromkeys(change.key[2] for change in applied if change.key[0] == "Deployment"))
+        stage = Stage.ROLLING_OUT if scene.record.settled else Stage.EXPANDING
+        return Steps(scene.record, stage, f"applies {names or 'objects'}", applied, _to_nudge(scene))
+    if not scene.record.settled:
+        return _expired(scene, _move(scene))
+    return _settled(scene, held)
+
+
+def _stale_approvals(scene: Scene) -> tuple[Change, ...]:
+    """Approvals of wanted descriptors from a time when they were in force before: their workers are to be checked."""
+    right = {entry["metadata"]["name"] for entry in scene.approvals}
+    wanted = {name + APPROVAL_SUFFIX for name in scene.config_maps.values()}
+    return tuple(
+        Change(Action.DELETE, entry)
+        for entry in scene.live
+        if entry["kind"] == "ConfigMap" and entry["metadata"]["name"] in wanted - right
+    )
+
+
+def _paced(scene: Scene, wanted: Sequence[Manifest]) -> tuple[tuple[Change, ...], bool]:
+    """The objects to create and replace now, and whether others have to wait.
+
+    Workers that get another pod but serve the same (another image, say) are replaced one tier at a time.
+    """
+    steps = [change for change in changes(wanted, _considered(scene.live)) if change.action is not Action.DELETE]
+    live = deployments_of(scene.live)
+    changing = {component_of(change.manifest) for change in steps if change.key[0] == "Deployment"}
+    busy = any(not scene.has_arrived(component) for component in live if component in set(scene.config_maps) - changing)
+    now: list[Change] = []
+    held = False
+    for change in steps:
+        if _serves_the_same(change, live):
+            if busy:
+                held = True
+                continue
+            busy = True
+        now.append(change)
+    return tuple(now), held
+
+
+def _serves_the_same(change: Change, live: Mapping[str, Manifest]) -> bool:
+    if change.key[0] != "Deployment" or change.action is not Action.REPLACE or change.fields == (_REPLICAS,):
+        return False
+    return config_map_of(change.manifest) == config_map_of(live[component_of(change.manifest)])
+
+
+def _considered(live: Iterable[Manifest]) -> list[Manifest]:
+    """The live objects of the kinds that are rendered."""
+    return [entry for entry in live if entry["kind"] != "Pod"]
+
+
+def _move(scene: Scene) -> Steps:
+    """A move's next step, once everything is applied."""
+    record = scene.record
+    config_maps = scene.config_maps
+    # What stays as it is has nothing to be checked for, and neither has who computes nothing.
+    idle = {tier: config_maps[tier] for tier in TIERS if tier not in scene.parts}
+    if any(record.in_force.get(tier) != name for tier, name in idle.items()):
+        record = msgspec.structs.replace(record, in_force={**record.in_force, **idle})
+        return Steps(record, Stage.EXPANDING, "approves the tiers that stand by")
+    waiting = [tier for tier in scene.parts if record.in_force.get(tier) != config_maps[tier]]
+    subject = subject_of({tier: config_maps[tier] for tier in scene.parts})
+    if waiting and (record.verdict is None or record.verdict.checked != subject):
+        return _check(scene, subject)
+    if waiting and record.verdict is not None and not record.verdict.holds:
+        message = record.verdict.message
+        return Steps(
+            record, Stage.CHECKING, message, failure=Failure(FailureReason.MISMATCH, f"the answers differ: {message}")
+        )
+    return _switch(scene)
+
+
+def _check(scene: Scene, subject: str) -> Steps:
+    """Has the new workers checked, once one of each tier runs."""
+    record = scene.record
+    names = {tier: scene.config_maps[tier] for tier in scene.parts}
+    if TILES in scene.config_maps and not scene.has_arrived(TILES):
+        return Steps(record, Stage.EXPANDING, f"waits for tile workers{_trouble(scene, TILES)}")
+    workers: dict[Tier, str] = {}
+    for tier, name in names.items():
+        address = next(filter(None, map(address_of, pods_of(scene.live, tier, name))), None)
+        if address is None:
+            return Steps(record, Stage.EXPANDING, f"waits for the {tier}'s new worker{_trouble(scene, tier)}")
+        workers[tier] = address
+    runs_on = next(tier for tier in reversed(TIERS) if tier not in scene.unavailable)
+    wanted = check_pod(scene.pipeline, scene.release, names, workers, runs_on=runs_on, attempt=record.attempt)
+    checks = [entry for entry in scene.live if entry["kind"] == "Pod" and component_of(entry) == CHECK]
+    own = next((entry for entry in checks if entry["metadata"]["name"] == wanted["metadata"]["name"]), None)
+    others = tuple(Change(Action.DELETE, entry) for entry in checks if entry is not own)
+    state, verdict, said = read_check(own, subject)
+    if state is CheckState.MISSING:
+        return Steps(record, Stage.CHECKING, "checks the answers", (*others, Change(Action.CREATE, wanted)))
+    if state is CheckState.RUNNING:
+        trouble = trouble_of(checks)
+        return Steps(record, Stage.CHECKING, f"checks the answers{trouble and f': {trouble}'}", others)
+    if state is CheckState.BROKEN:
+        record = msgspec.structs.replace(record, attempt=record.attempt + 1)
+        return Steps(record, Stage.CHECKING, f"the check could not be made and is made again: {said}")
+    record = msgspec.structs.replace(record, verdict=verdict, progressed_at=scene.now)
+    return Steps(record, Stage.CHECKING, f"checked: {said}")
+
+
+def _switch(scene: Scene) -> Steps:
+    """Has the new workers take over from the cloud down; the last one's being ready ends the move."""
+    record = scene.record
+    for tier in reversed(scene.parts):
+        name = scene.config_maps[tier]
+        if record.in_force.get(tier) != name:
+            record = msgspec.structs.replace(
+                record, in_force={**record.in_force, tier: name}, switching=True, progressed_at=scene.now
+            )
+            return Steps(record, Stage.SWITCHING, f"the {tier}'s new worker takes over")
+        if not scene.has_arrived(tier):
+            message = f"waits until the {tier} serves the new plan{_trouble(scene, tier)}"
+            return Steps(record, Stage.SWITCHING, message, nudges=_to_nudge(scene))
+    done = msgspec.structs.replace(
+        record,
+        target=record.target.taking_over(scene.now),
+        settled=True,
+        before=None,
+        switching=False,
+        progressed_at=scene.now,
+        in_force=scene.config_maps,
+        # A plan that came back was checked when it first came.
+        lossless=record.verdict or record.lossless,
+    )
+    return Steps(done, Stage.SETTLED, f"epoch {record.target.plan.epoch} is in force")
+
+
+def _expired(scene: Scene, steps: Steps) -> Steps:
+    """The steps, or the failure where nothing has come further for longer than the deadline."""
+    deadline = scene.pipeline.spec.rollout.progress_deadline_seconds
+    if steps.failure or steps.record is not scene.record or scene.now - scene.record.progressed_at <= deadline:
+        return steps
+    failure = Failure(FailureReason.DEADLINE, f"after {deadline} s it still {steps.message}")
+    return Steps(steps.record, steps.stage, steps.message, steps.changes, steps.nudges, failure)
+
+
+def _settled(scene: Scene, held: bool) -> Steps:
+    """Deletes what is of no more use, and looks after workers that are replaced by ones that serve the same."""
+    wanted = [*scene.wanted, *scene.approvals]
+    used = used_config_maps(scene.live)
+    gone = [change for change in changes(wanted, _removable(scene.live)) if change.action is Action.DELETE]
+    # A worker that leaves reads its descriptor again should its container restart.
+    deleted = [change for change in gone if change.key[0] != "ConfigMap" or change.key[2] not in used]
+    deleted += [
+        Change(Action.DELETE, entry) for entry in scene.live if entry["kind"] == "Pod" and component_of(entry) == CHECK
+    ]
+    late = [component for component in scene.config_maps if not scene.has_arrived(component)]
+    if held or late:
+        message = f"replaces workers of {', '.join(late) or 'one tier after the other'}{_trouble(scene, *late)}"
+        return Steps(scene.record, Stage.ROLLING_OUT, message, tuple(deleted), _to_nudge(scene))
+    message = f"epoch {scene.record.target.plan.epoch} is in force"
+    return Steps(scene.record, Stage.SETTLED, message, tuple(deleted))
+
+
+def _removable(live: Iterable[Manifest]) -> list[Manifest]:
+    """Objects of workers: not the record and what is known of the model."""
+    components = {*TIERS, TILES}
+    return [entry for entry in _considered(live) if component_of(entry) in components]
+
+
+def _to_nudge(scene: Scene) -> tuple[Manifest, ...]:
+    """Pods that don't know yet that they are approved: those that were there before their approval."""
+    approved_at = {
+        entry["metadata"]["name"].removesuffix(APPROVAL_SUFFIX): str(entry["metadata"].get("creationTimestamp", ""))
+        for entry in scene.live
+        if entry["kind"] == "ConfigMap" and entry["metadata"]["name"].endswith(APPROVAL_SUFFIX)
+    }
+    return tuple(
+        pod
+        for component, name in scene.config_maps.items()
+        if component != TILES and scene.record.in_force.get(component) == name
+        for pod in pods_of(scene.live, component, name)
+        if not is_ready(pod) and (pod["metadata"].get("annotations") or {}).get(APPROVED_ANNOTATION) != name
+        if name not in approved_at or str(pod["metadata"].get("creationTimestamp", "")) <= approved_at[name]
+    )
+
+
+def _trouble(scene: Scene, *components: str) -> str:
+    """Why the new workers of these don't get ready, where that is known."""
+    live = deployments_of(scene.live)
+    for component in components:
+        if component in live:
+            pods = pods_of(scene.live, component, scene.config_maps.get(component, ""))
+            if found := trouble_of(pods) or failure_of(live[component]):
+                return f": {found}"
+    return ""

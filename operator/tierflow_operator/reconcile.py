@@ -1,0 +1,225 @@
+"""One pipeline from what it is to what it should be: read the world, decide, render, apply the difference, tell.
+
+Level-based: nothing is known here but what was just read, and the record. It may be ended between any two writes: the
+record is written before what follows from it, and every step starts from what is there.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from tierflow.errors import InvalidInputError, InvalidManifestError, TierflowError, UnreachableError
+from tierflow.manifest import InferencePipeline
+from tierflow.manifest_reading import from_object
+from tierflow_operator.checks import APPROVED_ANNOTATION
+from tierflow_operator.diff import Action, Change
+from tierflow_operator.graphs import Graphs
+from tierflow_operator.keys import PipelineKey
+from tierflow_operator.kube import Kube
+from tierflow_operator.kube_errors import ConflictError, RefusedError
+from tierflow_operator.metering import PrometheusMetering
+from tierflow_operator.moves import Scene, Stage, next_steps
+from tierflow_operator.planner import Announcer, Metering, Planner, World
+from tierflow_operator.pods import Manifest, Release
+from tierflow_operator.prometheus import PrometheusSettings
+from tierflow_operator.record import Record, name_of_record, read_record, record_manifest
+from tierflow_operator.render import config_map_of, descriptors_named, render
+from tierflow_operator.settings import Settings
+from tierflow_operator.status import Problem, Standing, status_of, status_of_refused
+from tierflow_operator.telemetry import Telemetry
+
+_STEPS_AT_ONCE: Final = 12
+"""Steps that follow from one another are done without coming back: that many at the most."""
+_MOVING_SECONDS: Final = 2.0
+"""Until a move is looked at again, should no event say that something happened."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class PipelineReconciler:
+    """Reconciles pipelines; several threads may reconcile different ones.
+
+    Args:
+        kube: The cluster.
+        events: Tells people what happened.
+        telemetry: Counts.
+        graphs: The models' graphs.
+        metering: Where measurements come from.
+        release: The workers' image.
+        clock: Seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        events: Announcer,
+        telemetry: Telemetry,
+        graphs: Graphs,
+        metering: Metering,
+        release: Release,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._kube = kube
+        self._events = events
+        self._telemetry = telemetry
+        self._metering = metering
+        self._planner = Planner(kube, events, telemetry, graphs, metering)
+        self._release = release
+        self._clock = clock
+
+    def reconcile(self, key: PipelineKey) -> float | None:
+        """Brings one pipeline as far as it gets now.
+
+        Returns:
+            Seconds after which to come again though nothing happens; None for the next resync.
+
+        Raises:
+            TierflowError: where it makes sense to try again later.
+        """
+        manifest = self._kube.pipeline(key)
+        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            self._telemetry.forget(key)
+            return None
+        try:
+            pipeline = from_object(manifest)
+        except InvalidManifestError as error:
+            # What serves goes on serving.
+            self._events.emit(manifest, kind="Warning", reason="InvalidSpec", message=error.message, action="ReadSpec")
+            self._write_status(key, manifest, status_of_refused(manifest, error.message, self._clock()))
+            return None
+        world = self._read(key, manifest, pipeline)
+        try:
+            record = self._planner.plan(world, self._clock(), self._tell)
+            if record is not None:
+                self._remember(world, record)
+            self._advance(world)
+        except (RefusedError, UnreachableError) as error:
+            refused = isinstance(error, RefusedError)
+            reason = "WriteRefused" if refused else "ModelUnreachable"
+            world.problem = Problem(reason, error.message, stalled=refused)
+            self._events.emit(manifest, kind="Warning", reason=reason, message=error.message, action="Reconcile")
+            self._tell(world)
+            raise
+        self._tell(world)
+        return self._next_look(world)
+
+    def _read(self, key: PipelineKey, manifest: Manifest, pipeline: InferencePipeline) -> World:
+        live = self._kube.owned(key)
+        name = name_of_record(pipeline.name)
+        kept = [entry for entry in live if entry["kind"] == "ConfigMap" and entry["metadata"]["name"] == name]
+        try:
+            record = read_record(kept[0] if kept else None)
+        except InvalidInputError as error:
+            _log.warning("plans anew: %s", error.message)
+            record = None
+        if record is not None and record.settled:
+            self._telemetry.plan(key, record.target.plan.epoch)
+        return World(key, manifest, pipeline, live, record)
+
+    def _remember(self, world: World, record: Record) -> None:
+        """Writes the record where it is another one, so that it stands before anything that follows from it."""
+        if record != world.record:
+            self._kube.apply(record_manifest(world.pipeline, record))
+            world.record = record
+
+    def _advance(self, world: World) -> None:
+        """Does the steps that follow from one another; what has to be waited for is left for the next time."""
+        for _ in range(_STEPS_AT_ONCE):
+            if world.record is None or world.model is None or world.observation is None:
+                return
+            steps = next_steps(self._scene(world, world.record))
+            world.steps = steps
+            if steps.failure is not None:
+                back = self._planner.going_back(world, world.record, steps.failure, self._clock())
+                if back is not None:
+                    self._remember(world, back)
+                    continue
+            is_new, was_settled = steps.record != world.record, world.record.settled
+            self._remember(world, steps.record)
+            for change in steps.changes:
+                self._apply(change)
+            for pod in steps.nudges:
+                self._nudge(pod)
+            if steps.record.settled and not was_settled:
+                self._arrived(world, steps.record)
+            if not is_new and not steps.changes:
+                return
+            if steps.changes:
+                world.live = self._kube.owned(world.key)
+
+    def _scene(self, world: World, record: Record) -> Scene:
+        if world.model is None or world.observation is None:
+            raise TierflowError("a pipeline is rendered before its model and nodes are known; this is a defect")
+        wanted = render(
+            world.pipeline,
+            world.model.graph,
+            record.target.plan,
+            descriptors_named(world.live, record.in_force),
+            self._release,
+            edge_workers=len(world.observation.edge_nodes(world.pipeline.spec).speeds),
+        )
+        unavailable = world.observation.unavailable
+        return Scene(world.pipeline, self._release, wanted, world.live, record, unavailable, self._clock())
+
+    def _apply(self, change: Change) -> None:
+        if change.action is Action.DELETE:
+            self._kube.delete(change.manifest)
+        else:
+            self._kube.apply(change.manifest)
+        kind, _, name = change.key
+        _log.info("%s %s %s %s", change.action.value, kind, name, ", ".join(change.fields))
+
+    def _nudge(self, pod: Manifest) -> None:
+        try:
+            self._kube.annotate_pod(pod, {APPROVED_ANNOTATION: config_map_of({"spec": {"template": pod}})})
+        except (ConflictError, RefusedError) as error:
+            _log.info("%s sees its approval a little later: %s", pod["metadata"]["name"], error.message)
+
+    def _arrived(self, world: World, record: Record) -> None:
+        epoch = record.target.plan.epoch
+        self._telemetry.move(world.key, "done")
+        self._telemetry.plan(world.key, epoch)
+        self._events.emit(
+            world.manifest, kind="Normal", reason="PlanInForce", message=f"epoch {epoch} is in force", action="Move"
+        )
+
+    def _tell(self, world: World) -> None:
+        standing = Standing(
+            pipeline=world.pipeline,
+            record=world.record,
+            live=world.live,
+            steps=world.steps,
+            metrics=None if world.observation is None else world.observation.metrics,
+            problem=world.problem,
+            now=self._clock(),
+        )
+        self._write_status(world.key, world.manifest, status_of(standing, world.manifest.get("status") or {}))
+
+    def _write_status(self, key: PipelineKey, manifest: Manifest, status: dict[str, Any]) -> None:
+        if status != (manifest.get("status") or {}):
+            manifest["status"] = self._kube.patch_status(key, status).get("status") or {}
+
+    def _next_look(self, world: World) -> float | None:
+        if world.steps is not None and world.steps.stage is not Stage.SETTLED:
+            return _MOVING_SECONDS
+        waits = (world.again_after, self._metering.period(world.pipeline))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+
+def build_reconciler(kube: Kube, settings: Settings, telemetry: Telemetry, events: Announcer) -> PipelineReconciler:
+    """The reconcile of an operator that runs with these settings."""
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    return PipelineReconciler(
+        kube,
+        events,
+        telemetry,
+        Graphs(settings.cache_dir),
+        PrometheusMetering(PrometheusSettings(url=settings.prometheus_url)),
+        Release(
+            image=settings.worker_image,
+            image_pull_policy=settings.image_pull_policy,
+            image_pull_secrets=settings.image_pull_secrets,
+            approves=True,
+        ),
+    )

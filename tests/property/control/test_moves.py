@@ -1,0 +1,238 @@
+"""From plan to plan in a cluster that does everything in any order, with an operator that can end at any write."""
+
+import json
+
+import pytest
+
+from factories.pipelines import network
+from factories.reconciling import Bench, manifest
+from factories.simulated_cluster import BAD, names_of
+from tierflow.tiers import TIERS, Tier
+from tierflow_operator.pods import Release
+
+DEADLINE = 120
+
+
+def generations(bench: Bench) -> dict[str, int]:
+    return {
+        name: entry["metadata"]["generation"]
+        for (kind, name), entry in bench.cluster.objects.items()
+        if kind == "Deployment"
+    }
+
+
+def changed(bench: Bench, before: dict[str, int]) -> set[str]:
+    after = generations(bench)
+    return {name.removeprefix("small-") for name in after if after[name] != before.get(name)}
+
+
+def settled(seed: int = 0, device: int = 2, edge: int = 2) -> Bench:
+    """A pipeline of six layers that serves on three tiers."""
+    bench = Bench(manifest(), seed=seed)
+    bench.cut(device, edge)
+    bench.run()
+    assert bench.cluster.condition("Ready")["status"] == "True"
+    return bench
+
+
+def test_a_first_plan_gets_ready_once_its_answer_was_checked() -> None:
+    bench = settled()
+    assert bench.cluster.condition("Ready")["reason"] == "ServingPlan"
+    assert bench.cluster.condition("Lossless")["reason"] == "BitIdentical"
+    assert bench.cluster.condition("Reconciling") is None
+    assert bench.cluster.condition("Stalled") is None
+    assert not list(bench.cluster.pods("check"))
+    assert bench.status["decisions"][0]["reason"] == "Initial"
+
+
+def test_at_rest_nothing_is_written() -> None:
+    bench = settled()
+    writes = len(bench.cluster.writes)
+    for _ in range(5):
+        bench.now += 3600
+        assert bench.reconcile() is None
+    assert len(bench.cluster.writes) == writes
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("device", "edge", "tiers"),
+    [(2, 3, {"edge", "cloud"}), (3, 1, {"device", "edge"}), (3, 2, {"device", "edge", "cloud"}), (2, 2, set())],
+)
+def test_a_cut_that_moves_writes_the_workers_at_its_ends_alone(
+    device: int, edge: int, tiers: set[str], seed: int
+) -> None:
+    bench = settled(seed)
+    before = generations(bench)
+    bench.cut(device, edge)
+    bench.run()
+    assert changed(bench, before) == tiers
+    assert bench.cluster.condition("Ready")["status"] == "True"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_walk_of_plans_loses_no_request_and_leaves_nothing_over(seed: int) -> None:
+    bench = settled(seed)
+    for step, (device, edge) in enumerate([(2, 3), (2, 2), (3, 1), (2, 3), (2, 2), (6, 0), (0, 3), (3, 0), (2, 2)]):
+        bench.cut(device, edge)
+        bench.run()
+        assert bench.epoch == step + 2
+        assert len(names_of(bench.cluster, "ConfigMap", *TIERS)) == 6  # a descriptor and its approval each
+        assert bench.cluster.condition("Lossless")["status"] == "True"
+
+
+def final(bench: Bench) -> object:
+    """What is left in the end, without what is numbered anew each time."""
+    kept = {
+        key: {name: value for name, value in entry.items() if name not in ("metadata", "status")}
+        for key, entry in bench.cluster.objects.items()
+        if key[0] != "Pod" and not key[1].endswith("-plan")
+    }
+    return json.loads(json.dumps(sorted((list(key), value) for key, value in kept.items())))
+
+
+def test_an_operator_that_ends_before_any_of_its_writes_goes_on_where_it_was() -> None:
+    undisturbed = settled()
+    undisturbed.cut(2, 3)
+    already = len(undisturbed.cluster.writes)
+    undisturbed.run()
+    writes = len(undisturbed.cluster.writes) - already
+    assert writes > 8
+    for number in range(writes):
+        bench = settled()
+        bench.cut(2, 3)
+        bench.run(ended_before_write=number)
+        assert final(bench) == final(undisturbed), f"ended before write {number}"
+        assert bench.epoch == 2
+
+
+@pytest.mark.parametrize("after", range(0, 40, 3))
+def test_a_plan_that_supersedes_an_unfinished_one_loses_no_request_either(after: int) -> None:
+    bench = settled(seed=after)
+    bench.cut(2, 3)
+    for _ in range(after):
+        bench.reconcile()
+        bench.cluster.check_chains()
+        bench.cluster.tick()
+        bench.cluster.check_chains()
+    bench.cut(3, 1)
+    bench.run()
+    assert bench.cluster.condition("Ready")["status"] == "True"
+    assert bench.cluster.condition("Reconciling") is None
+    assert len(names_of(bench.cluster, "ConfigMap", *TIERS)) == 6
+
+
+def test_answers_that_differ_stop_a_move_and_leave_the_plan_before_in_force() -> None:
+    bench = settled()
+    before = {tier: bench.cluster.served(tier) for tier in TIERS}
+    bench.cluster.verdict = BAD
+    bench.cut(2, 3)
+    bench.run()
+    assert {tier: bench.cluster.served(tier) for tier in TIERS} == before
+    assert bench.cluster.condition("Ready")["message"].startswith("epoch 1 ")
+    assert (
+        bench.status["decisions"][0]["decision"] == "Rollback" or bench.status["decisions"][1]["decision"] == "Rollback"
+    )
+    assert ("Warning", "AnswersDiffer") in {event[:2] for event in bench.told.events}
+    assert sum(event[1] == "AnswersDiffer" for event in bench.told.events) == 1
+
+
+def test_a_first_plan_whose_answers_differ_never_gets_ready() -> None:
+    bench = Bench()
+    bench.cut(2, 2)
+    bench.cluster.verdict = BAD
+    bench.run()
+    assert bench.cluster.condition("Ready")["status"] == "False"
+    assert bench.cluster.condition("Lossless")["status"] == "False"
+    assert bench.cluster.condition("Stalled")["reason"] == "AnswersDiffer"
+    assert not any(bench.cluster.served(tier) for tier in TIERS)
+
+
+@pytest.mark.parametrize("broken", [Tier.EDGE, Tier.CLOUD])
+def test_workers_that_never_run_are_given_up_after_the_deadline(broken: Tier) -> None:
+    bench = settled()
+    before = {tier: bench.cluster.served(tier) for tier in TIERS}
+    bench.cluster.broken = {broken}
+    bench.cut(2, 3)
+    bench.run()
+    assert bench.cluster.condition("Reconciling")["message"] == f"waits for the {broken}'s new worker"
+    assert bench.cluster.condition("Ready")["status"] == "True"
+    bench.now += DEADLINE + 1
+    bench.run()
+    assert {tier: bench.cluster.served(tier) for tier in TIERS} == before
+    rolled_back = [entry for entry in bench.status["decisions"] if entry["decision"] == "Rollback"]
+    assert len(rolled_back) == 1
+    assert f"waits for the {broken}'s new worker" in rolled_back[0]["message"]
+
+
+@pytest.mark.parametrize("after", range(0, 24, 4))
+def test_a_lost_tier_is_planned_around_at_once_even_in_the_middle_of_a_move(after: int) -> None:
+    bench = Bench(seed=after)
+    bench.run()
+    assert bench.layers["cloud"] > 0
+    bench.figures.links = network(300, 200)
+    for _ in range(after):
+        bench.reconcile()
+        bench.cluster.tick()
+    bench.cluster.nodes_ready[Tier.CLOUD] = 0
+    bench.cluster.stop(Tier.CLOUD)
+    bench.run()
+    assert bench.cluster.condition("Ready")["status"] == "True"
+    assert bench.layers["cloud"] == 0
+    bench.cluster.nodes_ready[Tier.CLOUD] = 1
+    bench.cluster.broken.clear()
+    bench.now += 60
+    bench.run()
+    assert bench.layers["cloud"] > 0
+
+
+def test_another_image_replaces_one_tier_at_a_time_from_the_cloud_down() -> None:
+    bench = settled()
+    bench.release = Release(image="tierflow-worker:0.2.0", approves=True)
+    order = []
+    for _ in range(200):
+        bench.reconcile()
+        new = [
+            tier
+            for tier in TIERS
+            if any(pod["spec"]["containers"][0]["image"].endswith("0.2.0") for pod in bench.cluster.pods(tier))
+        ]
+        rolling = [tier for tier in TIERS if len(list(bench.cluster.pods(tier))) > 1]
+        assert len(rolling) <= 1
+        order += [tier for tier in new if tier not in order]
+        if not bench.cluster.tick():
+            break
+    assert order == [Tier.CLOUD, Tier.EDGE, Tier.DEVICE]
+    assert bench.epoch == 1
+
+
+def test_an_image_that_does_not_run_stops_at_the_first_tier() -> None:
+    bench = settled()
+    bench.cluster.broken_images = {"broken:1"}
+    bench.release = Release(image="broken:1", approves=True)
+    bench.run()
+    assert {tier: len(bench.cluster.served(tier)) for tier in TIERS} == dict.fromkeys(TIERS, 1)
+    images = {tier: {pod["spec"]["containers"][0]["image"] for pod in bench.cluster.pods(tier)} for tier in TIERS}
+    assert "broken:1" not in images[Tier.EDGE] | images[Tier.DEVICE]
+    bench.release = Release(approves=True)
+    bench.run()
+    assert bench.cluster.condition("Reconciling") is None
+
+
+def test_what_others_change_is_taken_back_and_what_others_add_is_left() -> None:
+    bench = settled()
+    edge = bench.cluster.objects["Deployment", "small-edge"]
+    edge["spec"]["template"]["spec"]["nodeSelector"] = {"elsewhere": "yes"}
+    edge["metadata"]["annotations"]["their/own"] = "kept"
+    bench.run()
+    template = bench.cluster.objects["Deployment", "small-edge"]["spec"]["template"]
+    assert template["spec"]["nodeSelector"] == {"tierflow.dev/tier": "edge"}
+
+
+def test_a_record_that_was_thrown_away_is_made_anew_without_disturbing_what_serves() -> None:
+    bench = settled()
+    before = generations(bench)
+    del bench.cluster.objects["ConfigMap", "small-plan"]
+    bench.run()
+    assert changed(bench, before) == set()
+    assert bench.cluster.condition("Ready")["status"] == "True"
