@@ -133,15 +133,18 @@ class KubeClient:
         Raises:
             KubeError: the kind that says what to do; see `kube_errors`.
         """
-        if verb not in READ_VERBS and not self._may_write():
-            raise FencedError(f"{subject}: not written, because this operator doesn't lead any more", subject)
         try:
+            self._check_fence(verb, subject)
             answer = self._sent(verb, path, subject, query, body, content_type, accept)
         except KubeError as error:
             self._telemetry.api_request(verb, kind, error.outcome)
             raise
         self._telemetry.api_request(verb, kind, "ok")
         return answer
+
+    def _check_fence(self, verb: str, subject: str) -> None:
+        if verb not in READ_VERBS and not self._may_write():
+            raise FencedError(f"{subject}: not written, because this operator doesn't lead any more", subject)
 
     def _sent(
         self,
