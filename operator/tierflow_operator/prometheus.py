@@ -105,11 +105,12 @@ class PrometheusReader:
 
     def _ask(self) -> _Answer:
         try:
-            live = series_of(self._query(LIVE))
+            samples = self._query(recent(self._settings.window_seconds))
+            live = series_of(self._query(LIVE))  # second, so that whoever has samples and lives is among these
             asked_at = self._clock()
             # By the samples' own clock, so that one that is wrong here makes nothing look old.
             shift = asked_at - live[0].points[0][0] if live else 0.0
-            found = series_of(self._query(recent(self._settings.window_seconds)), shift=shift)
+            found = series_of(samples, shift=shift)
         except UnreachableError as error:
             return _Answer(self._clock(), {}, failure=error)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -189,6 +190,10 @@ class PrometheusReaders:
         except UnreachableError as error:
             return error
 
+    def __len__(self) -> int:
+        """How many addresses are kept."""
+        return len(self._readers)
+
     def close(self) -> None:
         """Closes all connections."""
         with self._lock:
@@ -209,13 +214,22 @@ class PrometheusReaders:
             return reader
 
 
+class _TooMuchError(requests.RequestException):
+    """An answer has more than `MOST_BYTES`."""
+
+
 class _BoundedAdapter(HTTPAdapter):
     """Reads the whole answer here, in bounded time and size: a timeout of requests only bounds each wait for a byte."""
 
     def __init__(self, seconds: float) -> None:
-        # One more try, where the connection was refused or lost, or a proxy says that its server is away.
+        # One more try, where the connection was refused, or a proxy says that its server is away.
         retry = Retry(
-            total=1, redirect=0, backoff_factor=0.2, status_forcelist=(502, 503, 504), respect_retry_after_header=False
+            total=1,
+            read=False,
+            redirect=0,
+            backoff_factor=0.2,
+            status_forcelist=(502, 503, 504),
+            respect_retry_after_header=False,
         )
         super().__init__(max_retries=retry)
         self._seconds = seconds
@@ -229,7 +243,7 @@ class _BoundedAdapter(HTTPAdapter):
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 content += chunk
                 if len(content) > MOST_BYTES:
-                    raise requests.exceptions.ContentDecodingError(request=request)
+                    raise _TooMuchError(request=request)
                 if time.monotonic() > until:
                     raise requests.Timeout(request=request)
         except ReadTimeoutError as error:
@@ -251,7 +265,7 @@ def _why(error: requests.RequestException) -> str:
 
 _WHYS: Final[Mapping[type[Exception], str]] = {
     requests.exceptions.SSLError: "has no certificate that is trusted here",
-    requests.exceptions.ContentDecodingError: f"answers with more than {MOST_BYTES >> 20} MiB",
+    _TooMuchError: f"answers with more than {MOST_BYTES >> 20} MiB",
     requests.exceptions.JSONDecodeError: "does not answer as Prometheus does",
     requests.exceptions.TooManyRedirects: "redirects; give the address that it leads to",
 }

@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import os
+import signal
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 
 from testbed.binaries import ensure
-from testbed.process import Server, free_ports, wait_for
+from testbed.process import Server, free_ports
 
 SCRAPE_SECONDS: Final = 1
 _QUERY_SECONDS: Final = 10.0
@@ -23,18 +25,18 @@ _QUERY_SECONDS: Final = 10.0
 class Exporter:
     """Serves metrics on loopback; what a worker's `/metrics` is to Prometheus.
 
-    Args:
-        content: What is served: a registry, or text that is read anew at each scrape.
+    Attributes:
+        content: What is served: a registry, a text that is made anew at each scrape, or None for an error.
     """
 
-    def __init__(self, content: CollectorRegistry | Callable[[], str]) -> None:
-        self.content = content
+    def __init__(self) -> None:
+        self.content: CollectorRegistry | Callable[[], str] | None = None
         exporter = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = exporter.text().encode()
-                self.send_response(200)
+                self.send_response(503 if exporter.content is None else 200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -57,7 +59,7 @@ class Exporter:
         """What a scrape gets now."""
         if isinstance(self.content, CollectorRegistry):
             return generate_latest(self.content).decode()
-        return self.content()
+        return "" if self.content is None else self.content()
 
     def close(self) -> None:
         """Stops serving; Prometheus finds nobody there any more."""
@@ -67,23 +69,27 @@ class Exporter:
 
 
 class PrometheusServer:
-    """A Prometheus whose targets may change at any time.
+    """A Prometheus on a free port.
 
     Args:
-        folder: For its data, its targets and its log.
+        folder: For its data, its configuration and its log.
+        targets: What it scrapes, as `host:port`.
+        labels: What each target's series get beside `instance` and `job`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, targets: Sequence[str], labels: Mapping[str, str]) -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
-        self._targets = folder / "targets.json"
-        self.scrape([])
-        config = folder / "prometheus.yml"
+        config = folder / "prometheus.json"  # JSON is YAML
+        scraped = {"job_name": "workers", "static_configs": [{"targets": list(targets), "labels": dict(labels)}]}
+        interval = f"{SCRAPE_SECONDS}s"
         config.write_text(
-            f"global: {{scrape_interval: {SCRAPE_SECONDS}s, scrape_timeout: {SCRAPE_SECONDS}s}}\n"
-            "scrape_configs:\n"
-            "- job_name: workers\n"
-            f"  file_sd_configs: [{{files: ['{self._targets}'], refresh_interval: 1s}}]\n"
+            json.dumps(
+                {
+                    "global": {"scrape_interval": interval, "scrape_timeout": interval},
+                    "scrape_configs": [scraped] if targets else [],
+                }
+            )
         )
         self._server = Server(
             "prometheus",
@@ -98,13 +104,6 @@ class PrometheusServer:
         )
         self._server.wait_until("it is ready", self._is_ready)
 
-    def scrape(self, targets: Sequence[tuple[str, dict[str, str]]]) -> None:
-        """Scrapes these from now on, and no others: each by its address and the labels that it gets."""
-        entries = [{"targets": [address], "labels": labels} for address, labels in targets]
-        whole = self._targets.with_suffix(".new")
-        whole.write_text(json.dumps(entries))
-        whole.rename(self._targets)
-
     def query(self, query: str) -> list[dict[str, Any]]:
         """The result of an instant query."""
         url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
@@ -112,16 +111,19 @@ class PrometheusServer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
-    def wait_for_samples(self, series: str, count: int = 3, *, since: float | None = None) -> None:
-        """Waits until each series of a selector, of which there is one at least, has so many samples since a time."""
-        begin = time.time() if since is None else since
+    def has_samples(self, series: str, count: int, *, since: float) -> bool:
+        """Whether each series of a selector, of which there is one at least, has so many samples since a time."""
+        window = max(1, int(time.time() - since))
+        found = self.query(f"count_over_time({series}[{window}s])")
+        return bool(found) and all(int(entry["value"][1]) >= count for entry in found)
 
-        def are_there() -> bool:
-            window = max(1, int(time.time() - begin))
-            found = self.query(f"count_over_time({series}[{window}s])")
-            return bool(found) and all(int(entry["value"][1]) >= count for entry in found)
+    def pause(self) -> None:
+        """Stops it in its tracks: it accepts connections and answers none."""
+        os.kill(self._server.pid, signal.SIGSTOP)
 
-        wait_for(f"{count} samples of {series}", are_there)
+    def resume(self) -> None:
+        """Lets it go on."""
+        os.kill(self._server.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it."""
