@@ -184,7 +184,6 @@ def _tile_service(pipeline: InferencePipeline) -> Manifest:
         "metadata": metadata_of(pipeline, f"{pipeline.name}-{TILES}", TILES),
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": False,
             "selector": selector_of(pipeline, TILES),
             "ports": _service_ports(),
         },
