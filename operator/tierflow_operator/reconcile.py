@@ -17,7 +17,14 @@ from tierflow_operator.diff import Action, Change
 from tierflow_operator.graphs import Graphs
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube import Kube
-from tierflow_operator.kube_errors import ConflictError, RefusedError
+from tierflow_operator.kube_errors import (
+    ConflictError,
+    FencedError,
+    KubeError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
 from tierflow_operator.metering import PrometheusMetering
 from tierflow_operator.moves import Scene, Stage, next_steps
 from tierflow_operator.planner import Announcer, Metering, Planner, World
@@ -94,12 +101,8 @@ class PipelineReconciler:
             if record is not None:
                 self._remember(world, record)
             self._advance(world)
-        except (RefusedError, UnreachableError) as error:
-            refused = isinstance(error, RefusedError)
-            reason = "WriteRefused" if refused else "ModelUnreachable"
-            world.problem = Problem(reason, error.message, stalled=refused)
-            self._events.emit(manifest, kind="Warning", reason=reason, message=error.message, action="Reconcile")
-            self._tell(world)
+        except Exception as error:
+            self._tell_failure(world, error)
             raise
         self._tell(world)
         return self._next_look(world)
@@ -168,7 +171,8 @@ class PipelineReconciler:
         else:
             self._kube.apply(change.manifest)
         kind, _, name = change.key
-        _log.info("%s %s %s %s", change.action.value, kind, name, ", ".join(change.fields))
+        fields = f" ({', '.join(change.fields)})" if change.fields else ""
+        _log.info("%s %s %s%s", change.action.value, kind, name, fields)
 
     def _nudge(self, pod: Manifest) -> None:
         try:
@@ -195,6 +199,31 @@ class PipelineReconciler:
             now=self._clock(),
         )
         self._write_status(world.key, world.manifest, status_of(standing, world.manifest.get("status") or {}))
+
+    def _tell_failure(self, world: World, error: Exception) -> None:
+        """Says why a reconcile could not be finished, as far as the API server lets it; it is tried again."""
+        if isinstance(error, UnavailableError | FencedError | NotFoundError):
+            return  # nobody to tell: no API server, another leader, or the pipeline is gone
+        if isinstance(error, RefusedError):
+            world.problem = Problem("WriteRefused", error.message)
+        elif isinstance(error, UnreachableError):
+            world.problem = Problem("ModelUnreachable", error.message, stalled=False)
+        elif isinstance(error, ConflictError):
+            return  # somebody wrote at the same time; the next look sees it
+        else:
+            message = f"an error that the operator did not expect, its log has more: {type(error).__name__}: {error}"
+            world.problem = Problem("InternalError", message, stalled=False)
+        self._events.emit(
+            world.manifest,
+            kind="Warning",
+            reason=world.problem.reason,
+            message=world.problem.message,
+            action="Reconcile",
+        )
+        try:
+            self._tell(world)
+        except KubeError as second:
+            _log.info("the status could not be written: %s", second.message)
 
     def _write_status(self, key: PipelineKey, manifest: Manifest, status: dict[str, Any]) -> None:
         if status != (manifest.get("status") or {}):
