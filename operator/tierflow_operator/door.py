@@ -24,6 +24,9 @@ _SERVER_SECONDS: Final = 300
 _CLIENT_SECONDS: Final = 330
 _CONNECT_SECONDS: Final = 10
 _REQUEST_SECONDS: Final = 30
+_BACKOFFS: Final = (1, 1, 2, 3, 5, 8)
+"""In seconds, between tries of a request that the API server answers with an error. While it can't be reached at all,
+watching goes on trying; where it refuses for longer than this, watching ends, and with it the process."""
 _PAGE: Final = 250
 _WORKERS: Final = 64
 _IDLE_SECONDS: Final = 0.1
@@ -179,6 +182,7 @@ def _settings() -> kopf.OperatorSettings:
         settings.watching.label_selectors[(group, version, plural)] = PIPELINE_LABEL
     settings.networking.request_timeout = _REQUEST_SECONDS
     settings.networking.connect_timeout = _CONNECT_SECONDS
+    settings.networking.error_backoffs = _BACKOFFS
     settings.queueing.worker_limit = _WORKERS
     settings.queueing.idle_timeout = _IDLE_SECONDS
     return settings
