@@ -24,6 +24,8 @@ _INSTANCE_LENGTH: Final = 128
 _NAME_LENGTH: Final = 200
 _REMEMBERED: Final = 16
 """Different events per pipeline that may become series."""
+_PIPELINES: Final = 1000
+"""Remembered at a time, of those spoken of last: what is forgotten may be said once more."""
 
 EventKind = Literal["Normal", "Warning"]
 
@@ -59,7 +61,7 @@ class Events:
         self._client = client
         self._instance = instance[:_INSTANCE_LENGTH]
         self._now = now or _micro_time
-        self._told: dict[PipelineKey, _Told] = {}
+        self._told: OrderedDict[PipelineKey, _Told] = OrderedDict()
         self._lock = threading.Lock()
 
     def emit(self, pipeline: Manifest, *, kind: EventKind, reason: str, message: str, action: str) -> None:
@@ -92,16 +94,14 @@ class Events:
         while len(told.sent) > _REMEMBERED:
             told.sent.popitem(last=False)
 
-    def forget(self, key: PipelineKey) -> None:
-        """Drops what is remembered of a pipeline that is gone."""
-        with self._lock:
-            self._told.pop(key, None)
-
     def _told_of(self, key: PipelineKey, uid: str) -> _Told:
         with self._lock:
             told = self._told.get(key)
             if told is None or told.uid != uid:  # another pipeline that has the name of one that is gone
                 told = self._told[key] = _Told(uid)
+            self._told.move_to_end(key)
+            while len(self._told) > _PIPELINES:
+                self._told.popitem(last=False)
             return told
 
     def _counted_on(self, key: PipelineKey, sent: _Sent) -> bool:

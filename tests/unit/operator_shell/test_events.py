@@ -6,7 +6,6 @@ from typing import Any, cast
 import pytest
 
 from tierflow_operator.events import Events
-from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube_client import KubeClient
 from tierflow_operator.kube_errors import NotFoundError, RefusedError
 
@@ -99,11 +98,15 @@ def test_pipelines_are_apart_also_when_one_takes_a_name_that_is_free_again(event
     assert cluster.writes == ["create"] * 3
 
 
-def test_a_pipeline_that_is_forgotten_starts_anew(events: Events, cluster: Cluster) -> None:
+def test_pipelines_that_are_gone_are_forgotten_in_time(events: Events, cluster: Cluster) -> None:
     say(events, "a")
-    events.forget(PipelineKey("vision", "resnet18"))
+    for number in range(1000):
+        say(events, "a", pipeline(f"p{number}"))
+    cluster.writes.clear()
+    say(events, "a", pipeline("p0"))
+    assert cluster.writes == []
     say(events, "a")
-    assert cluster.writes == ["create"] * 2
+    assert cluster.writes == ["create"]
 
 
 def test_only_so_many_different_events_are_remembered(events: Events, cluster: Cluster) -> None:

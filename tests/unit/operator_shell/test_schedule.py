@@ -57,6 +57,39 @@ def test_a_key_comes_again_when_it_said() -> None:
     assert subject.seconds_to_next(1) == 20
 
 
+def test_a_visit_that_was_asked_for_is_told_from_one_that_a_key_wished_itself() -> None:
+    subject = schedule()
+    subject.add(ONE, now=0)
+    subject.take(0)
+    assert subject.was_asked_for(ONE)
+    subject.succeeded(ONE, 1, again_after=5)
+    subject.take(6)
+    assert not subject.was_asked_for(ONE)
+    subject.add(ONE, now=6)
+    assert not subject.was_asked_for(ONE)
+    subject.succeeded(ONE, 7, again_after=5)
+    assert subject.take(7 + PACE.settle) == ONE
+    assert subject.was_asked_for(ONE)
+    subject.failed(ONE, 8)
+    subject.take(20)
+    assert subject.was_asked_for(ONE)
+
+
+def test_looks_leave_a_visit_that_was_asked_for_later_to_its_own_time() -> None:
+    subject = schedule()
+    subject.add(ONE, now=0, after=12)
+    subject.add(ONE, now=0)
+    subject.take(0)
+    subject.succeeded(ONE, 0, again_after=5)
+    subject.add(ONE, now=1, after=11)
+    asked = []
+    for now in (5, 10, 12):
+        assert subject.take(now) == ONE
+        asked.append(subject.was_asked_for(ONE))
+        subject.succeeded(ONE, now, again_after=5)
+    assert asked == [False, False, True]
+
+
 def test_keys_are_visited_in_the_order_in_which_they_became_due() -> None:
     subject = schedule()
     subject.add(TWO, now=0)
@@ -116,8 +149,17 @@ class World:
     subject: Schedule
     now: float = 0.0
     running: set[PipelineKey] = field(default_factory=set)
-    owed: set[PipelineKey] = field(default_factory=set)
-    """Asked for since its last visit began."""
+    asked: dict[PipelineKey, float] = field(default_factory=dict)
+    """By when a visit was asked for, of those that were since their last visit of that kind began."""
+    wished: set[PipelineKey] = field(default_factory=set)
+    """What wished itself to come again."""
+
+    @property
+    def owed(self) -> set[PipelineKey]:
+        return self.wished | self.asked.keys()
+
+    def ask(self, key: PipelineKey, due: float) -> None:
+        self.asked[key] = min(due, self.asked.get(key, due))
 
 
 KEYS = st.sampled_from([ONE, TWO, THREE])
@@ -139,19 +181,21 @@ def played(steps: list[tuple[str, PipelineKey | None, float | None]]) -> Iterato
             if (taken := world.subject.take(world.now)) is not None:
                 assert taken not in world.running
                 world.running.add(taken)
-                world.owed.discard(taken)
+                world.wished.discard(taken)
+                assert world.subject.was_asked_for(taken) == (world.asked.get(taken, float("inf")) <= world.now)
+                if world.subject.was_asked_for(taken):
+                    del world.asked[taken]
         elif verb == "add" and key is not None:
             world.subject.add(key, world.now, number or 0)
-            world.owed.add(key)
+            world.ask(key, world.now + (number or 0))
         elif key in world.running and key is not None:
             world.running.remove(key)
             if verb == "fail":
-                world.subject.failed(key, world.now)
-                world.owed.add(key)
+                world.ask(key, world.now + world.subject.failed(key, world.now))
             else:
                 world.subject.succeeded(key, world.now, number)
                 if number is not None:
-                    world.owed.add(key)
+                    world.wished.add(key)
         yield world
 
 

@@ -16,10 +16,10 @@ def names(key: PipelineKey) -> dict[str, str]:
 def test_the_age_of_an_observation_grows_until_the_next_one() -> None:
     now = 100.0
     telemetry = Telemetry(clock=lambda: now)
-    telemetry.observed(KEY, at=90.0)
+    telemetry.observed(KEY, age_seconds=10.0)
     now = 105.0
     assert telemetry.value("tierflow_operator_observation_age_seconds", **names(KEY)) == 15
-    telemetry.observed(KEY, at=104.0)
+    telemetry.observed(KEY, age_seconds=1.0)
     assert telemetry.value("tierflow_operator_observation_age_seconds", **names(KEY)) == 1
 
 
@@ -29,7 +29,7 @@ def test_a_pipeline_that_is_gone_leaves_no_series_and_the_others_stay() -> None:
         telemetry.plan(key, 4)
         telemetry.decision(key, "hold", "WithinThreshold")
         telemetry.move(key, "done")
-        telemetry.observed(key, at=0)
+        telemetry.observed(key, age_seconds=0)
     telemetry.forget(KEY)
     text = telemetry.exposition().decode()
     assert "resnet18" not in text

@@ -86,6 +86,27 @@ def test_what_is_asked_for_during_a_visit_is_seen_by_a_later_one() -> None:
     assert seen == [0, 1]
 
 
+def test_who_only_wished_to_come_again_looks_and_what_was_asked_for_is_visited() -> None:
+    done: list[str] = []
+
+    def visit(_: PipelineKey) -> float:
+        done.append("visit")
+        return 0.001
+
+    def look(_: PipelineKey) -> float | None:
+        done.append("look")
+        return 0.001 if len(done) < 3 else None
+
+    queue = WorkQueue(visit, look=look, workers=1, pace=BRISK)
+    queue.start()
+    queue.add(key("one"))
+    eventually(lambda: len(done) == 3)
+    queue.add(key("one"))
+    eventually(lambda: len(done) == 5)
+    queue.stop(DEADLINE_SECONDS)
+    assert done == ["visit", "look", "look", "visit", "look"]
+
+
 def test_a_key_that_always_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
     visits: Counter[str] = Counter()
 
