@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Final, Protocol
 
@@ -23,7 +24,7 @@ from tierflow_operator.leader import Leader, LeaseName
 from tierflow_operator.probes import Probes
 from tierflow_operator.settings import Settings, read_settings
 from tierflow_operator.telemetry import Telemetry
-from tierflow_operator.work_queue import Resync, WorkQueue
+from tierflow_operator.work_queue import Resync, Visit, WorkQueue
 
 _log: Final = logging.getLogger("tierflow.main")
 
@@ -43,6 +44,9 @@ class Reconciler(Protocol):
 
     def reconcile(self, key: PipelineKey) -> float | None:
         """Takes the next step; returns after how many seconds to come again, None for at the next resync."""
+
+    def look(self, key: PipelineKey) -> float | None:
+        """The same where nothing says that anything happened, and only the time that was returned is over."""
 
 
 BuildReconciler = Callable[[Kube, Settings, Telemetry, Events], Reconciler]
@@ -87,7 +91,11 @@ class Operator:
         self._kube = Kube(self._client)
         self._check_custom_resource()
         self._reconciler = build(self._kube, settings, telemetry, Events(self._client, settings.identity))
-        self._queue = WorkQueue(self._visit, workers=settings.workers)
+        self._queue = WorkQueue(
+            partial(self._visit, self._reconciler.reconcile),
+            look=partial(self._visit, self._reconciler.look),
+            workers=settings.workers,
+        )
         self._resync = Resync(self._queue.add, self._keys, settings.resync_seconds)
         telemetry.watch_queue(self._queue.length, self._queue.oldest_age)
         self._door = Door(
@@ -149,11 +157,11 @@ class Operator:
         reason = f"{type(error).__name__}: {error}" if error is not None else "no reason given"
         self._ends.put((_FAILED, f"the cluster can't be watched any more: {reason}"))
 
-    def _visit(self, key: PipelineKey) -> float | None:
+    def _visit(self, visit: Visit, key: PipelineKey) -> float | None:
         began = time.monotonic()
         with logs.about(key):
             try:
-                return self._reconciler.reconcile(key)
+                return visit(key)
             except Exception as error:
                 self._telemetry.failed(error)
                 raise

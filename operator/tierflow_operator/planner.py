@@ -74,6 +74,7 @@ class World:
         pipeline: It, as it reads.
         live: All of its objects.
         record: What is remembered; None before its first plan.
+        assumed: What the nodes and the manifest say; None before that was read.
         observation: What plans are decided from; None before that was read.
         model: Its model; None before that was read, or where it can't be.
         problem: What is wrong, where something is.
@@ -86,6 +87,7 @@ class World:
     pipeline: InferencePipeline
     live: tuple[Manifest, ...]
     record: Record | None
+    assumed: Observation | None = None
     observation: Observation | None = None
     model: KnownModel | None = None
     problem: Problem | None = None
@@ -129,14 +131,13 @@ class Planner:
         world.model = self._model(world, tell)
         if world.model is None:
             return world.record
-        present = None if world.record is None else world.record.target
-        observation, measured = self._observe(world, present, now)
+        world.assumed = self._assumed(world)
+        observation, measured = self._observed(world, world.assumed, now)
         world.observation = observation
         if world.record is not None and not _may_decide(world.record, observation):
             return world.record
-        spec, graph, profile = world.pipeline.spec, world.model.graph, world.model.profile
         try:
-            decision = decide(spec, graph, profile, observation, present, now, measured)
+            decision = _decided(world, world.model, observation, measured, now)
         except (InfeasibleError, InvalidInputError) as error:
             reason = "Infeasible" if isinstance(error, InfeasibleError) else "InvalidSpec"
             world.problem = Problem(reason, error.message, infeasible=True)
@@ -145,6 +146,28 @@ class Planner:
         if isinstance(decision, Hold):
             return self._held(world, decision, now)
         return self._moved(world, decision, observation, now)
+
+    def still_rests(self, world: World, now: float) -> bool:
+        """Whether a pipeline that was at rest stays there by the figures of now, without asking the API server.
+
+        Args:
+            world: As the last reconcile left it, with a settled record; gets what it takes to say when to look again.
+            now: Seconds of the Unix epoch.
+        """
+        if world.model is None or world.assumed is None or world.observation is None or world.record is None:
+            return False
+        observation, measured = self._observed(world, world.assumed, now)
+        if _shown(observation) != _shown(world.observation):
+            return False
+        try:
+            decision = _decided(world, world.model, observation, measured, now)
+        except (InfeasibleError, InvalidInputError):
+            return False
+        if not isinstance(decision, Hold) or _holding(world.record, decision, now) != world.record:
+            return False
+        self._telemetry.decision(world.key, "hold", decision.reason.value)
+        world.again_after = decision.again_after
+        return True
 
     def going_back(self, world: World, record: Record, failure: Failure, now: float) -> Record | None:
         """The record that returns to the plan before one that failed; None where there is none to return to."""
@@ -181,26 +204,27 @@ class Planner:
             self._kube.apply(keep)
         return model
 
-    def _observe(self, world: World, present: Present | None, now: float) -> tuple[Observation, MeasuredLatency | None]:
+    def _assumed(self, world: World) -> Observation:
         seen = observe_nodes(world.pipeline, self._kube.nodes())
         for problem in seen.problems:
             self._warn(world, "NodeLabelIgnored", problem, "Observe")
-        assumed = assumed_observation(world.pipeline, seen)
-        return self._metering.observe(world.key, world.pipeline, assumed, present, now)
+        return assumed_observation(world.pipeline, seen)
+
+    def _observed(self, world: World, assumed: Observation, now: float) -> tuple[Observation, MeasuredLatency | None]:
+        present = None if world.record is None else world.record.target
+        observation, measured = self._metering.observe(world.key, world.pipeline, assumed, present, now)
+        if observation.metrics.age_seconds is not None:
+            self._telemetry.observed(world.key, observation.metrics.age_seconds)
+        return observation, measured
 
     def _held(self, world: World, hold: Hold, now: float) -> Record | None:
         world.again_after = hold.again_after
         self._telemetry.decision(world.key, "hold", hold.reason.value)
-        record = world.record
-        if record is None or hold.present is None:
+        record = None if world.record is None else _holding(world.record, hold, now)
+        if record is None:
             world.problem = Problem(hold.reason.value, hold.message, stalled=False)
-            return record
-        kept = msgspec.structs.replace(record, target=hold.present)
-        latest = record.decisions[0] if record.decisions else None
-        is_news = latest is None or (latest.decision, latest.reason) != ("Hold", hold.reason.value)
-        if hold.reason not in _NOTED_HOLDS or not is_news:
-            return kept
-        return kept.noting(_noted(hold, hold.present, now, "Hold"))
+            return world.record
+        return record
 
     def _moved(self, world: World, decision: Decision, observation: Observation, now: float) -> Record | None:
         record, target = world.record, decision.present
@@ -227,6 +251,31 @@ class Planner:
 
     def _warn(self, world: World, reason: str, message: str, action: str) -> None:
         self._events.emit(world.manifest, kind="Warning", reason=reason, message=message, action=action)
+
+
+def _decided(
+    world: World, model: KnownModel, observation: Observation, measured: MeasuredLatency | None, now: float
+) -> Decision:
+    present = None if world.record is None else world.record.target
+    return decide(world.pipeline.spec, model.graph, model.profile, observation, present, now, measured)
+
+
+def _shown(observation: Observation) -> tuple[object, ...]:
+    """What a status and a move depend on, beside the decision."""
+    metrics = observation.metrics
+    return metrics.available, metrics.reason, metrics.message, observation.unavailable
+
+
+def _holding(record: Record, hold: Hold, now: float) -> Record | None:
+    """What to remember of a hold: the record itself where nothing is new; None where there is no plan to hold."""
+    if hold.present is None:
+        return None
+    kept = record if hold.present == record.target else msgspec.structs.replace(record, target=hold.present)
+    latest = record.decisions[0] if record.decisions else None
+    is_news = latest is None or (latest.decision, latest.reason) != ("Hold", hold.reason.value)
+    if hold.reason not in _NOTED_HOLDS or not is_news:
+        return kept
+    return kept.noting(_noted(hold, hold.present, now, "Hold"))
 
 
 def _may_decide(record: Record, observation: Observation) -> bool:

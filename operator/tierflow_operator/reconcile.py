@@ -1,9 +1,11 @@
 """One pipeline from what it is to what it should be: read the world, decide, render, apply the difference, tell.
 
 Level-based: nothing is known here but what was just read, and the record. It may be ended between any two writes: the
-record is written before what follows from it, and every step starts from what is there.
+record is written before what follows from it, and every step starts from what is there. Only to look whether the
+figures of a pipeline at rest still say what they said, what was read last is kept: nothing is ever done on its word.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -74,6 +76,19 @@ class PipelineReconciler:
         self._planner = Planner(kube, events, telemetry, graphs, metering)
         self._release = release
         self._clock = clock
+        self._at_rest: dict[PipelineKey, World] = {}
+        """What the last reconcile of each pipeline read, where it found nothing to do. Dropped by the next."""
+
+    def look(self, key: PipelineKey) -> float | None:
+        """The same as `reconcile` where no event says that anything happened since the last time.
+
+        A pipeline at rest is then left alone without a request to the API server if the measurements of now lead to
+        the same; else it is reconciled.
+        """
+        world = self._at_rest.get(key)
+        if world is None or not self._planner.still_rests(world, self._clock()):
+            return self.reconcile(key)
+        return self._next_look(world)
 
     def reconcile(self, key: PipelineKey) -> float | None:
         """Brings one pipeline as far as it gets now.
@@ -84,6 +99,7 @@ class PipelineReconciler:
         Raises:
             TierflowError: where it makes sense to try again later.
         """
+        self._at_rest.pop(key, None)
         manifest = self._kube.pipeline(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self._telemetry.forget(key)
@@ -105,7 +121,10 @@ class PipelineReconciler:
             self._tell_failure(world, error)
             raise
         self._tell(world)
-        return self._next_look(world)
+        again_after = self._next_look(world)
+        if again_after is not None and _is_at_rest(world):
+            self._at_rest[key] = dataclasses.replace(world, live=())
+        return again_after
 
     def _read(self, key: PipelineKey, manifest: Manifest, pipeline: InferencePipeline) -> World:
         live = self._kube.owned(key)
@@ -138,13 +157,16 @@ class PipelineReconciler:
                 if back is not None:
                     self._remember(world, back)
                     continue
-            is_new, was_settled = steps.record != world.record, world.record.settled
+            is_new, before = steps.record != world.record, world.record
+            if steps.record.progressed_at != before.progressed_at:
+                took = max(0.0, steps.record.progressed_at - before.progressed_at)
+                self._telemetry.move_step(steps.stage.value, took)
             self._remember(world, steps.record)
             for change in steps.changes:
                 self._apply(change)
             for pod in steps.nudges:
                 self._nudge(pod)
-            if steps.record.settled and not was_settled:
+            if steps.record.settled and not before.settled:
                 self._arrived(world, steps.record)
             if not is_new and not steps.changes:
                 return
@@ -234,6 +256,13 @@ class PipelineReconciler:
             return _MOVING_SECONDS
         waits = (world.again_after, self._metering.period(world.pipeline))
         return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _is_at_rest(world: World) -> bool:
+    steps, record = world.steps, world.record
+    if steps is None or record is None or world.problem is not None:
+        return False
+    return record.settled and steps.stage is Stage.SETTLED and not steps.changes
 
 
 def build_reconciler(kube: Kube, settings: Settings, telemetry: Telemetry, events: Announcer) -> PipelineReconciler:

@@ -1,7 +1,9 @@
 """Which pipeline is visited next, and when: a state machine without threads, clock or chance of its own.
 
 A key is waiting, running, or unknown; it is never two of them. Whatever asks for a key while it runs brings it back
-once, after that run, so that nothing is missed and nothing is done twice. Times are seconds of any monotonic origin.
+once, after that run, so that nothing is missed and nothing is done twice. A visit that was asked for is told from one
+that a key only wished itself: the first sees to all wishes, the second leaves those of others for their own time. Times
+are seconds of any monotonic origin.
 """
 
 import heapq
@@ -46,20 +48,19 @@ class Schedule:
         """Of `_due`, earliest first; entries that are out of date are skipped when they come up."""
         self._order = itertools.count()
         self._running: dict[PipelineKey, float] = {}
-        self._asked_again: dict[PipelineKey, float] = {}
+        self._asked: dict[PipelineKey, float] = {}
+        """By when a visit was asked for, of waiting and of running keys."""
+        self._asked_for: set[PipelineKey] = set()
+        """Of the running keys, those whose visit was."""
         self._failures: dict[PipelineKey, int] = {}
         self._not_before: dict[PipelineKey, float] = {}
 
     def add(self, key: PipelineKey, now: float, after: float = 0.0) -> None:
         """Asks for a visit at `now + after`; of several such wishes the earliest counts."""
         due = now + max(0.0, after)
-        if key in self._running:
-            self._asked_again[key] = min(due, self._asked_again.get(key, due))
-            return
-        due = max(due, self._not_before.get(key, due))
-        if due < self._due.get(key, float("inf")):
-            self._due[key] = due
-            heapq.heappush(self._heap, (due, next(self._order), key))
+        self._asked[key] = min(due, self._asked.get(key, due))
+        if key not in self._running:
+            self._wait(key, self._asked[key])
 
     def take(self, now: float) -> PipelineKey | None:
         """The key that has been due for the longest, which is running from now on; None where none is due."""
@@ -69,7 +70,14 @@ class Schedule:
         _, _, key = heapq.heappop(self._heap)
         del self._due[key]
         self._running[key] = now
+        if self._asked.get(key, float("inf")) <= now:
+            del self._asked[key]
+            self._asked_for.add(key)
         return key
+
+    def was_asked_for(self, key: PipelineKey) -> bool:
+        """Whether somebody asked for the visit of a running key, and it isn't only its own wish to come again."""
+        return key in self._asked_for
 
     def succeeded(self, key: PipelineKey, now: float, again_after: float | None) -> None:
         """Ends a key's run.
@@ -82,7 +90,7 @@ class Schedule:
         self._failures.pop(key, None)
         self._end(key, now, self._pace.settle)
         if again_after is not None:
-            self.add(key, now, again_after)
+            self._wait(key, now + max(0.0, again_after))
 
     def failed(self, key: PipelineKey, now: float) -> float:
         """Ends a key's run, and has it visited again; returns after how many seconds, if nothing asks before."""
@@ -109,11 +117,18 @@ class Schedule:
 
     def _end(self, key: PipelineKey, now: float, pause: float) -> None:
         del self._running[key]
+        self._asked_for.discard(key)
         self._forget_pauses_before(now)
         self._not_before.pop(key, None)
         self._not_before[key] = now + pause
-        if (due := self._asked_again.pop(key, None)) is not None:
-            self.add(key, now, due - now)
+        if (due := self._asked.get(key)) is not None:
+            self._wait(key, due)
+
+    def _wait(self, key: PipelineKey, due: float) -> None:
+        due = max(due, self._not_before.get(key, due))
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._heap, (due, next(self._order), key))
 
     def _forget_pauses_before(self, now: float) -> None:
         """Pauses are in about the order of their ends; what is over at the front needn't be kept."""

@@ -21,7 +21,7 @@ class Telemetry:
     """Counts what the operator does. Safe to call from any thread.
 
     Args:
-        clock: Seconds of any monotonic origin; times passed in are of the same clock.
+        clock: Seconds of any monotonic origin.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,8 +79,9 @@ class Telemetry:
         """A step of a move that ended."""
         self._steps.labels(step).observe(seconds)
 
-    def observed(self, key: PipelineKey, at: float) -> None:
-        """When, by this object's clock, a pipeline's newest measurement was taken; its age grows until the next."""
+    def observed(self, key: PipelineKey, age_seconds: float) -> None:
+        """How old a pipeline's measurements are; that grows until they are newer."""
+        at = self._clock() - age_seconds
         self._age.labels(*key).set_function(lambda: max(0.0, self._clock() - at))
 
     def reconciled(self, seconds: float) -> None:

@@ -27,6 +27,7 @@ class WorkQueue:
 
     Args:
         visit: What to do with a key.
+        look: What to do with a key that nobody asked for and that only wished to come again; None for the same.
         workers: How many threads.
         pace: How often a key may be visited.
         clock: Seconds of any monotonic origin.
@@ -37,12 +38,14 @@ class WorkQueue:
         self,
         visit: Visit,
         *,
+        look: Visit | None = None,
         workers: int = 4,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._visit = visit
+        self._look = look or visit
         self._clock = clock
         self._schedule = Schedule(pace or Pace(), jitter)
         self._changed = threading.Condition()
@@ -92,9 +95,10 @@ class WorkQueue:
         return threads_live and self.oldest_age() <= longest_age_seconds
 
     def _work(self) -> None:
-        while (key := self._next()) is not None:
+        while (found := self._next()) is not None:
+            key, visit = found
             try:
-                again_after = self._visit(key)
+                again_after = visit(key)
             except Exception as error:
                 with self._changed:
                     backoff = self._schedule.failed(key, self._clock())
@@ -105,14 +109,14 @@ class WorkQueue:
                     self._schedule.succeeded(key, self._clock(), again_after)
                     self._changed.notify()
 
-    def _next(self) -> PipelineKey | None:
-        """Waits for a key that is due; None when it is time to stop."""
+    def _next(self) -> tuple[PipelineKey, Visit] | None:
+        """Waits for a key that is due, with what to do with it; None when it is time to stop."""
         with self._changed:
             while not self._stopping:
                 now = self._clock()
                 if (key := self._schedule.take(now)) is not None:
                     self._changed.notify()  # another thread may have to wait for what is due next
-                    return key
+                    return key, self._visit if self._schedule.was_asked_for(key) else self._look
                 self._changed.wait(self._schedule.seconds_to_next(now))
             return None
 

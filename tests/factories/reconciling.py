@@ -12,7 +12,7 @@ from tierflow.network import Network
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.graphs import KnownModel
 from tierflow_operator.keys import PipelineKey
-from tierflow_operator.observation import LINKS, Observation, measured
+from tierflow_operator.observation import LINKS, MetricsReason, MetricsState, Observation, measured
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.reconcile import PipelineReconciler
@@ -20,6 +20,7 @@ from tierflow_operator.telemetry import Telemetry
 
 KEY = PipelineKey("default", "small")
 WIDE = network(300, 300)
+MEASURED = MetricsState(available=True, reason=MetricsReason.MEASURED, message="links are measured")
 
 
 def manifest(planning: Mapping[str, object] | None = None, **spec: object) -> Manifest:
@@ -57,6 +58,8 @@ class Situated:
     links: Network = WIDE
     speeds: Mapping[Tier, float] = field(default_factory=lambda: {Tier.DEVICE: 0.1, Tier.EDGE: 0.5, Tier.CLOUD: 1.0})
     unreachable: frozenset[Tier] = frozenset()
+    metrics: MetricsState = MEASURED
+    looks_every: float | None = None
 
     def observe(
         self,
@@ -67,11 +70,10 @@ class Situated:
         now: float,
     ) -> tuple[Observation, MeasuredLatency | None]:
         seen = measured(assumed, {link: self.links.link(*link) for link in LINKS}, self.speeds)
-        state = replace(seen.metrics, available=True)
-        return replace(seen, metrics=state, unreachable=self.unreachable), None
+        return replace(seen, metrics=self.metrics, unreachable=self.unreachable), None
 
     def period(self, pipeline: InferencePipeline) -> float | None:
-        return None
+        return self.looks_every
 
 
 class Told:
@@ -103,7 +105,11 @@ class Bench:
 
     def reconcile(self) -> float | None:
         """One reconcile of an operator that knows nothing from before."""
-        operator = PipelineReconciler(
+        return self.operator().reconcile(KEY)
+
+    def operator(self) -> PipelineReconciler:
+        """An operator that has just started."""
+        return PipelineReconciler(
             self.cluster,  # type: ignore[arg-type] - the part of Kube that is used
             self.told,
             Telemetry(),
@@ -112,7 +118,6 @@ class Bench:
             self.release,
             lambda: self.now,
         )
-        return operator.reconcile(KEY)
 
     def run(self, *, ended_before_write: int | None = None, most: int = 400) -> None:
         """Reconciles and lets the cluster work until nothing happens any more; every state between is looked at.

@@ -37,6 +37,7 @@ class SimulatedCluster:
     broken: set[str] = field(default_factory=set)
     """Components whose new pods never run."""
     broken_images: set[str] = field(default_factory=set)
+    reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     writes_left: int | None = None
 
@@ -48,9 +49,11 @@ class SimulatedCluster:
     # ---------------------------------------------------------------------------------------- what reconcile calls
 
     def pipeline(self, key: PipelineKey) -> Manifest:
+        self.reads.append("pipeline")
         return json.loads(json.dumps(self.manifest))
 
     def nodes(self) -> tuple[Manifest, ...]:
+        self.reads.append("nodes")
         return tuple(
             {
                 "metadata": {"name": f"{tier}-{number}", "labels": {"tierflow.dev/tier": str(tier)}},
@@ -61,6 +64,7 @@ class SimulatedCluster:
         )
 
     def owned(self, key: PipelineKey) -> tuple[Manifest, ...]:
+        self.reads.append("owned")
         return tuple(json.loads(json.dumps(entry)) for entry in self.objects.values())
 
     def apply(self, manifest: Manifest) -> Manifest:
