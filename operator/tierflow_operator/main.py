@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from queue import SimpleQueue
 from typing import Final, Protocol
 
@@ -24,9 +23,9 @@ from tierflow_operator.leader import Leader, LeaseName
 from tierflow_operator.probes import Probes
 from tierflow_operator.settings import Settings, read_settings
 from tierflow_operator.telemetry import Telemetry
-from tierflow_operator.work_queue import Resync, Visit, WorkQueue
+from tierflow_operator.work_queue import Resync, WorkQueue
 
-_log: Final = logging.getLogger("tierflow.main")
+_log: Final = logging.getLogger("tierflow_operator.main")
 
 _FAILED: Final = 1
 _BAD_INPUT: Final = 2
@@ -46,7 +45,11 @@ class Reconciler(Protocol):
         """Takes the next step; returns after how many seconds to come again, None for at the next resync."""
 
     def look(self, key: PipelineKey) -> float | None:
-        """The same where nothing says that anything happened, and only the time that was returned is over."""
+        """Whether nothing has to be done, where no event says that anything happened since that time was returned.
+
+        Returns:
+            Seconds after which to look again; None where the pipeline has to be reconciled.
+        """
 
 
 BuildReconciler = Callable[[Kube, Settings, Telemetry, Events], Reconciler]
@@ -91,11 +94,7 @@ class Operator:
         self._kube = Kube(self._client)
         self._check_custom_resource()
         self._reconciler = build(self._kube, settings, telemetry, Events(self._client, settings.identity))
-        self._queue = WorkQueue(
-            partial(self._visit, self._reconciler.reconcile),
-            look=partial(self._visit, self._reconciler.look),
-            workers=settings.workers,
-        )
+        self._queue = WorkQueue(self._visit, look=self._look, workers=settings.workers)
         self._resync = Resync(self._queue.add, self._keys, settings.resync_seconds)
         telemetry.watch_queue(self._queue.length, self._queue.oldest_age)
         self._door = Door(
@@ -157,16 +156,21 @@ class Operator:
         reason = f"{type(error).__name__}: {error}" if error is not None else "no reason given"
         self._ends.put((_FAILED, f"the cluster can't be watched any more: {reason}"))
 
-    def _visit(self, visit: Visit, key: PipelineKey) -> float | None:
+    def _visit(self, key: PipelineKey) -> float | None:
         began = time.monotonic()
         with logs.about(key):
             try:
-                return visit(key)
+                return self._reconciler.reconcile(key)
             except Exception as error:
                 self._telemetry.failed(error)
                 raise
             finally:
                 self._telemetry.reconciled(time.monotonic() - began)
+
+    def _look(self, key: PipelineKey) -> float | None:
+        with logs.about(key):
+            again_after = self._reconciler.look(key)
+        return self._visit(key) if again_after is None else again_after
 
     def _keys(self) -> list[PipelineKey]:
         return [

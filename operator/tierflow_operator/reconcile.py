@@ -80,14 +80,14 @@ class PipelineReconciler:
         """What the last reconcile of each pipeline read, where it found nothing to do. Dropped by the next."""
 
     def look(self, key: PipelineKey) -> float | None:
-        """The same as `reconcile` where no event says that anything happened since the last time.
+        """Whether a pipeline at rest stays there by the measurements of now, without a request to the API server.
 
-        A pipeline at rest is then left alone without a request to the API server if the measurements of now lead to
-        the same; else it is reconciled.
+        Returns:
+            Seconds after which to look again; None where it has to be reconciled.
         """
         world = self._at_rest.get(key)
         if world is None or not self._planner.still_rests(world, self._clock()):
-            return self.reconcile(key)
+            return None
         return self._next_look(world)
 
     def reconcile(self, key: PipelineKey) -> float | None:
