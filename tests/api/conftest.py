@@ -6,7 +6,7 @@ tests fail and say what is missing, unless TIERFLOW_SKIP_API_TESTS=1 says that t
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,9 @@ from testbed.binaries import CONTROL_PLANE, MissingBinaryError, ensure
 from testbed.control_plane import ControlPlane
 from testbed.kubelet import Behaviour, Kubelet
 from testbed.nodes import Nodes
+from testbed.operator_process import OperatorProcess
 from testbed.rest import ApiServer
+from testbed.served_pipeline import ServedPipeline
 
 CRD_FILE: Final = Path(__file__).parents[2] / "crds" / "tierflow.dev_inferencepipelines.yaml"
 _HERE: Final = Path(__file__).parent
@@ -92,3 +94,30 @@ def every_kubelet(control_plane: ControlPlane) -> Iterator[Kubelet]:
 def kubelet(every_kubelet: Kubelet, namespace: str) -> Behaviour:
     """Runs the pods of the test's namespace; the test changes how."""
     return every_kubelet.behave(namespace)
+
+
+Operate = Callable[..., OperatorProcess]
+
+
+@pytest.fixture
+def operate(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Operate]:
+    """Starts an operator that serves the test's namespace alone; its log is shown where the test fails."""
+    started: list[OperatorProcess] = []
+
+    def begin(*flags: str, kubeconfig: Path = control_plane.kubeconfig) -> OperatorProcess:
+        operator = OperatorProcess(kubeconfig, tmp_path, "--namespace", namespace, "--no-leader-elect", *flags)
+        started.append(operator)
+        operator.wait_until_ready()
+        return operator
+
+    yield begin
+    for operator in started:
+        operator.kill()
+        print(f"--- {operator.name}", operator.last_words(100), sep="\n")
+
+
+@pytest.fixture
+def served(api: ApiServer, namespace: str, kubelet: Behaviour) -> ServedPipeline:
+    """The pipeline `small` of the test's namespace, whose pods run."""
+    del kubelet  # plays its part behind the scenes
+    return ServedPipeline(api, namespace)

@@ -15,6 +15,9 @@ from testbed.rest import ApiServer
 
 _ADMIN_TOKEN: Final = "cluster-admin-of-the-test"
 _STOP_SECONDS: Final = 5.0
+_ERROR_MARKS: Final = ("E", "F", "{", "p")
+"""How lines begin that tell of an error: klog's levels, etcd's warnings, a panic."""
+_SHOWN_ERRORS: Final = 10
 # Nodes of tests have no kubelet that renews its lease: nobody may find them dead.
 _CONTROLLERS: Final = "*,-node-lifecycle-controller"
 
@@ -170,8 +173,12 @@ class ControlPlane:
         self._servers.clear()
 
     def logs(self) -> str:
-        """The last lines of each server's log, for a test that failed."""
-        return "\n".join(f"--- {server.name}\n{server.last_words()}" for server in self._servers.values())
+        """The last errors in each server's log, for a test that failed."""
+        found = []
+        for server in self._servers.values():
+            errors = [line for line in server.last_words(1000).splitlines() if line[:1] in _ERROR_MARKS]
+            found += [f"--- {server.name}: {server.log}", *errors[-_SHOWN_ERRORS:]]
+        return "\n".join(found)
 
     @property
     def _private_key(self) -> Path:
