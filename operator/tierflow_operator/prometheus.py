@@ -29,6 +29,8 @@ MOST_BYTES: Final = 64 * 2**20
 """Of one answer: some hundred times what a thousand workers fill."""
 
 _CHUNK_BYTES: Final = 2**16
+_SHARED_PER_SECOND: Final = 10.0
+_SHARED_AT_MOST: Final = 5.0
 _READERS: Final = 32
 
 
@@ -40,7 +42,9 @@ class PrometheusSettings:
         url: The default of `spec.metrics.prometheus.url`; "" for none.
         window_seconds: How far back samples are read: three scrape intervals at least.
         timeout_seconds: Of one query: to connect, and until the whole answer is there.
-        shared_seconds: For how long one reading serves all pipelines.
+        shared_seconds: For how long one reading serves all pipelines at least; where reading takes its time it is
+            ten times as long as that took, up to five seconds, so that no fleet keeps the operator busy with reading;
+            0 shares nothing.
         token_file: A bearer token, sent to `url` alone and read anew each time; None for none.
         ca_file: The authority that signed the certificate of `url`; None for the system's.
     """
@@ -55,9 +59,10 @@ class PrometheusSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one pair of queries brought: the series by pipeline, or why it brought none."""
+    """What one pair of queries brought and until when it serves: the series by pipeline, or why there are none."""
 
     at: float
+    until: float
     series: Mapping[PipelineKey, list[Series]]
     live: Set[WorkerLabels] = frozenset()
     failure: UnreachableError | None = None
@@ -90,7 +95,7 @@ class PrometheusReader:
         """
         with self._lock:
             answer = self._answer
-            if answer is None or not 0 <= self._clock() - answer.at < self._settings.shared_seconds:
+            if answer is None or not answer.at <= self._clock() < answer.until:
                 answer = self._answer = self._ask()
         if answer.failure is not None:
             raise UnreachableError(answer.failure.message, subject=answer.failure.subject)
@@ -104,18 +109,27 @@ class PrometheusReader:
             self._connection.close()
 
     def _ask(self) -> _Answer:
+        began = self._clock()
+        found: dict[PipelineKey, list[Series]] = {}
+        live: Set[WorkerLabels] = frozenset()
+        failure = None
+        asked_at = began
         try:
             samples = self._query(recent(self._settings.window_seconds))
-            live = series_of(self._query(LIVE))  # second, so that whoever has samples and lives is among these
+            alive = series_of(self._query(LIVE))  # second, so that whoever has samples and lives is among these
             asked_at = self._clock()
             # By the samples' own clock, so that one that is wrong here makes nothing look old.
-            shift = asked_at - live[0].points[0][0] if live else 0.0
-            found = series_of(samples, shift=shift)
+            shift = asked_at - alive[0].points[0][0] if alive else 0.0
+            found, live = by_pipeline(series_of(samples, shift=shift)), frozenset(entry.worker for entry in alive)
         except UnreachableError as error:
-            return _Answer(self._clock(), {}, failure=error)
+            failure = error
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-            return _Answer(self._clock(), {}, failure=self._unreachable("does not answer as Prometheus does"))
-        return _Answer(asked_at, by_pipeline(found), frozenset(entry.worker for entry in live))
+            failure = self._unreachable("does not answer as Prometheus does")
+        now = self._clock()
+        shared = self._settings.shared_seconds
+        if shared:
+            shared = min(max(shared, _SHARED_PER_SECOND * (now - began)), _SHARED_AT_MOST)
+        return _Answer(asked_at, now + shared, found, live, failure)
 
     def _query(self, query: str) -> Any:
         """The result of a query, whatever it is.

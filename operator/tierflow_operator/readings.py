@@ -38,8 +38,11 @@ from tierflow_operator.samples import Point, Series, WorkerLabels, sound_points
 SCRAPES: Final = 3
 """A figure is the median of so many samples: the fewest that one outlier can't move."""
 
-_DOWN_SCRAPES: Final = 2
-"""A link is down where so many samples in a row say so; one says it is up again."""
+DOWN_FOR_SECONDS: Final = 15.0
+"""A link is down where all samples of so long a time say so, two at least; a worker that restarts is back sooner.
+
+One sample says that it is up again.
+"""
 
 K = TypeVar("K")
 
@@ -207,16 +210,13 @@ class _Found:
         }
 
     def link_up(self) -> dict[TierLink, bool]:
-        """Up where any worker of the lower tier is answered; down where all say that they aren't."""
+        """Up where any worker of the lower tier is answered; down where all say for long that they aren't."""
         said: dict[TierLink, list[tuple[bool, bool]]] = defaultdict(list)
         for worker in self._workers.values():
             for between, metrics in worker.links.items():
                 points = metrics.get(LINK_UP)
-                if points is None or not self._is_fresh(points):
-                    continue
-                last = [value > 0 for _, value in points[-_DOWN_SCRAPES:]]
-                if any(last) or len(last) == _DOWN_SCRAPES:
-                    said[between].append((worker.is_live, any(last)))
+                if points and self._is_fresh(points):
+                    said[between].append((worker.is_live, not _is_down(points)))
         return {between: any(_preferred(each)) for between, each in said.items()}
 
     def segments(self) -> dict[tuple[Tier, str], SegmentReading]:
@@ -276,6 +276,15 @@ def _preferred(figures: Sequence[tuple[bool, K]]) -> list[K]:
 
 def _recent(points: Sequence[Point]) -> float:
     return median(value for _, value in points[-SCRAPES:])
+
+
+def _is_down(points: Sequence[Point]) -> bool:
+    since = points[-1][0]
+    for time, up in reversed(points):
+        if up > 0:
+            break
+        since = time
+    return points[-1][1] <= 0 and points[-1][0] - since >= DOWN_FOR_SECONDS
 
 
 def _last_change(points: Sequence[Point], read_at: float) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 
 from testbed.binaries import ensure
-from testbed.process import Server, free_ports
+from testbed.process import Server, free_ports, wait_for
 
 SCRAPE_SECONDS: Final = 1
 _QUERY_SECONDS: Final = 10.0
@@ -120,6 +120,13 @@ class PrometheusServer:
     def pause(self) -> None:
         """Stops it in its tracks: it accepts connections and answers none."""
         os.kill(self._server.pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{self._server.pid}/task")
+        wait_for(
+            "Prometheus to stand still",
+            lambda: all(
+                (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads.iterdir()
+            ),
+        )
 
     def resume(self) -> None:
         """Lets it go on."""

@@ -188,6 +188,24 @@ def test_one_reading_serves_all_who_ask_shortly_after_and_a_failure_too(server: 
     assert asking.read(KEY, max_staleness_seconds=60).workers == 0
 
 
+def test_a_reading_that_took_its_time_is_shared_for_longer_but_not_for_ever(server: FakeServer) -> None:
+    now = [NOW]
+
+    def slowly(request: BaseHTTPRequestHandler) -> None:
+        now[0] += 0.1
+        says(EMPTY)(request)
+
+    server.answer = slowly
+    asking = reader(server.url, clock=lambda: now[0])
+    asking.read(KEY, max_staleness_seconds=60)
+    now[0] += 1.9
+    asking.read(KEY, max_staleness_seconds=60)
+    assert len(server.asked) == 2
+    now[0] += 0.2
+    asking.read(KEY, max_staleness_seconds=60)
+    assert len(server.asked) == 4
+
+
 def test_many_threads_at_once_make_one_reading(server: FakeServer) -> None:
     asking = reader(server.url)
     together = threading.Barrier(8)

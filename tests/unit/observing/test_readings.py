@@ -114,11 +114,17 @@ def test_a_worker_whose_clock_is_wrong_is_known_to_measure_by_its_timestamp_chan
         assert read(*link(D, E, [1e6] * 12, [0.01] * 12, measured_at=stuck)).links == {}
 
 
-def test_a_link_is_down_when_two_samples_in_a_row_say_so_and_up_at_the_first() -> None:
-    assert read(*link(D, E, up=[1, 1, 0])).link_up == {(D, E): True}
-    assert read(*link(D, E, up=[1, 0, 0])).link_up == {(D, E): False}
-    assert read(*link(D, E, up=[0, 0, 1])).link_up == {(D, E): True}
-    assert read(*link(D, E, [1e6], [0.01], up=[0], measured_at=[NOW])).link_up == {}
+def test_a_link_is_down_when_it_was_for_a_while_and_up_at_the_first_answer() -> None:
+    def is_up(*samples: float) -> bool:
+        count = len(samples)
+        return read(*link(D, E, [1e6] * count, [0.01] * count, up=samples)).link_up[(D, E)]
+
+    assert is_up(1, 1, 0)
+    assert is_up(1, 0, 0)  # ten seconds: a worker that restarts
+    assert not is_up(1, 0, 0, 0)
+    assert is_up(0, 0, 0, 1)
+    assert is_up(0, 0, 1, 0, 0)
+    assert is_up(0)
 
 
 def test_a_link_is_up_while_any_pod_of_the_tier_is_answered() -> None:
