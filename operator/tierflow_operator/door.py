@@ -17,7 +17,7 @@ from tierflow_operator.kube import NODES, OWNED, PIPELINES, Resource
 from tierflow_operator.kube_client import Credentials
 from tierflow_operator.pods import PIPELINE_LABEL
 
-_log: Final = logging.getLogger("tierflow.door")
+_log: Final = logging.getLogger(__name__)
 
 _NODES_SETTLE_SECONDS: Final = 0.3
 _SERVER_SECONDS: Final = 300

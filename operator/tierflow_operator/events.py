@@ -15,7 +15,7 @@ from tierflow_operator.kube_client import MERGE, KubeClient
 from tierflow_operator.kube_errors import KubeError, NotFoundError
 from tierflow_operator.pods import Manifest
 
-_log: Final = logging.getLogger("tierflow.events")
+_log: Final = logging.getLogger(__name__)
 
 CONTROLLER: Final = "tierflow.dev/operator"
 _KIND: Final = "Event"

@@ -16,7 +16,7 @@ from tierflow_operator.kube_client import KubeClient
 from tierflow_operator.kube_errors import ConflictError, KubeError, NotFoundError
 from tierflow_operator.telemetry import Telemetry
 
-_log: Final = logging.getLogger("tierflow.leader")
+_log: Final = logging.getLogger(__name__)
 
 _KIND: Final = "Lease"
 _RENEW: Final = 1 / 5

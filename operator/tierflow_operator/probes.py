@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from tierflow.errors import InvalidInputError
 from tierflow_operator.telemetry import Telemetry
 
-_log: Final = logging.getLogger("tierflow.probes")
+_log: Final = logging.getLogger(__name__)
 _CLIENT_SECONDS: Final = 10
 _TEXT: Final = "text/plain; charset=utf-8"
 

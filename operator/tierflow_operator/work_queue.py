@@ -12,7 +12,7 @@ from tierflow.errors import TierflowError
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.schedule import Pace, Schedule
 
-_log: Final = logging.getLogger("tierflow.queue")
+_log: Final = logging.getLogger(__name__)
 _RETRY_LISTING_SECONDS: Final = 5.0
 
 Visit = Callable[[PipelineKey], float | None]
