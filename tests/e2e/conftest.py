@@ -1,0 +1,74 @@
+"""One kind cluster for all end-to-end tests; a test that fails shows what the cluster has to say."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kindbed.cluster import ROOT, Cluster
+from kindbed.pipelines import Pipeline
+from kindbed.traffic import Task, open_node_port, task_of
+
+_STORY = pytest.StashKey[Cluster]()
+_ORDER = ("first_steps", "life", "models", "faults", "adaptation", "rights", "upgrade")
+"""Of the modules: those that others build on come first, and uninstalling comes last."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # A plain `pytest` must not make a cluster.
+    return True if "e2e" not in config.option.markexpr else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _ORDER.index(item.path.stem.removeprefix("test_")))
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster with Tierflow in it: `TIERFLOW_E2E_CLUSTER`'s if that is set, which stays; else a new one."""
+    kept = os.environ.get("TIERFLOW_E2E_CLUSTER", "")
+    cluster = Cluster(kept or "tierflow-e2e", ROOT / "build" / "e2e")
+    request.session.stash[_STORY] = cluster
+    cluster.up()
+    yield cluster
+    if not kept:
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    """A request to ResNet-18, and the whole model's answer."""
+    return task_of()
+
+
+@pytest.fixture(scope="session")
+def sample(cluster: Cluster) -> Pipeline:
+    """samples/resnet18.yaml, as it is, in force."""
+    pipeline = Pipeline(cluster)
+    pipeline.apply()
+    pipeline.wait_ready()
+    return pipeline
+
+
+@pytest.fixture
+def resnet18(sample: Pipeline) -> Pipeline:
+    """The sample with its own spec again, whatever the test before did to it."""
+    sample.apply()
+    sample.wait_settled(180)
+    return sample
+
+
+@pytest.fixture(scope="session")
+def address(cluster: Cluster, sample: Pipeline) -> str:
+    """Where this machine reaches the sample by gRPC."""
+    return open_node_port(cluster, sample.name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    cluster = item.session.stash.get(_STORY, None)
+    if report.failed and cluster is not None:
+        report.sections.append(("cluster", cluster.story()))
+    return report

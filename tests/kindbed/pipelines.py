@@ -1,0 +1,143 @@
+"""Pipelines in the cluster: what tests apply, wait for, and see of them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import yaml
+
+from kindbed.cluster import ROOT, Cluster, Manifest
+
+SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
+COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
+_OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What must not change of a Deployment that isn't written.
+
+    Attributes:
+        generation: Of the Deployment.
+        resource_version: Of the Deployment.
+        pods: The names of its pods, and how often their containers were restarted.
+    """
+
+    generation: int
+    resource_version: str
+    pods: Mapping[str, int]
+
+
+class Pipeline:
+    """An InferencePipeline by its name."""
+
+    def __init__(self, cluster: Cluster, name: str = "resnet18", namespace: str = "default") -> None:
+        self.cluster = cluster
+        self.name = name
+        self.namespace = namespace
+
+    @cached_property
+    def label(self) -> str:
+        """Selects what it owns."""
+        return f"tierflow.dev/pipeline={self.name}"
+
+    def apply(self, **spec: Any) -> None:
+        """Applies the sample under this name; `spec` replaces fields of its spec."""
+        manifest = yaml.safe_load(SAMPLE.read_text())
+        manifest["metadata"] |= {"name": self.name, "namespace": self.namespace}
+        manifest["spec"] |= spec
+        self.cluster.apply(manifest, namespace=self.namespace)
+
+    def patch(self, **spec: Any) -> None:
+        """Changes fields of its spec, as a user with `kubectl patch` does."""
+        body = yaml.safe_dump({"spec": spec})
+        self.cluster.kubectl("patch", "ipl", self.name, "-n", self.namespace, "--type=merge", f"--patch={body}")
+
+    def delete(self) -> None:
+        """Deletes it, and waits until nothing of it is left."""
+        self.cluster.kubectl("delete", "ipl", self.name, "-n", self.namespace, "--ignore-not-found")
+        self.cluster.wait_for(f"nothing left of {self.name}", lambda: not self.owned(), 120)
+
+    def owned(self) -> list[str]:
+        """Kind and name of all that carries its label."""
+        found = self.cluster.objects(_OWNED, self.label, self.namespace)
+        return [f"{entry['kind']}/{entry['metadata']['name']}" for entry in found]
+
+    def object(self) -> Manifest:
+        """It as it is now."""
+        return self.cluster.get("ipl", self.name, self.namespace)
+
+    def condition(self, kind: str) -> Manifest:
+        """One of its conditions; {} where it isn't there."""
+        conditions = self.object().get("status", {}).get("conditions", ())
+        return next((entry for entry in conditions if entry["type"] == kind), {})
+
+    def plan(self) -> Manifest:
+        """The plan in its status; {} before there is one."""
+        return dict(self.object().get("status", {}).get("plan", {}))
+
+    @property
+    def epoch(self) -> int:
+        """The number of its plan; 0 before there is one."""
+        return int(self.plan().get("epoch", 0))
+
+    def wait_ready(self, seconds: float = 180) -> None:
+        """Waits until the plan of its present spec serves, and nothing is under way."""
+        self.cluster.kubectl(
+            "wait", f"ipl/{self.name}", "-n", self.namespace, "--for=condition=Ready", f"--timeout={seconds:g}s",
+            seconds=seconds + 10,
+        )  # fmt: skip
+
+    def is_settled(self) -> bool:
+        """Whether its present spec serves, and nothing is under way."""
+        manifest = self.object()
+        status = manifest.get("status", {})
+        true = {entry["type"] for entry in status.get("conditions", ()) if entry["status"] == "True"}
+        return (
+            status.get("observedGeneration") == manifest["metadata"]["generation"]
+            and "Ready" in true
+            and "Reconciling" not in true
+        )
+
+    def wait_settled(self, seconds: float = 120) -> None:
+        """Waits until its present spec serves, and nothing is under way."""
+        self.cluster.wait_for(f"{self.name} settled", self.is_settled, seconds)
+
+    def wait_epoch(self, above: int, seconds: float = 120) -> int:
+        """Waits until a plan with a higher number is in force; returns the number."""
+        began = time.monotonic()
+        self.cluster.wait_for(f"an epoch above {above}", lambda: self.epoch > above, seconds)
+        self.wait_settled(max(seconds - (time.monotonic() - began), 10))
+        return self.epoch
+
+    def layers(self) -> dict[str, int]:
+        """How many layers each tier computes."""
+        return {segment["tier"]: segment["layers"] for segment in self.plan().get("segments", ())}
+
+    def pods(self, component: str = "") -> list[Manifest]:
+        """Its workers' pods that aren't on their way out; of one component, where it is named."""
+        chosen = f"={component}" if component else f" in ({','.join(COMPONENTS)})"
+        selector = f"{self.label},app.kubernetes.io/component{chosen}"
+        found = self.cluster.objects("pods", selector, self.namespace)
+        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+    def nodes_of(self, component: str) -> set[str]:
+        """Where a component's pods run."""
+        return {pod["spec"].get("nodeName", "") for pod in self.pods(component)}
+
+    def footprints(self) -> dict[str, Footprint]:
+        """Of each Deployment of its, by component."""
+        deployments = self.cluster.objects("deployments", self.label, self.namespace)
+        return {
+            entry["metadata"]["labels"]["app.kubernetes.io/component"]: Footprint(
+                entry["metadata"]["generation"],
+                entry["metadata"]["resourceVersion"],
+                {
+                    pod["metadata"]["name"]: sum(c["restartCount"] for c in pod["status"].get("containerStatuses", ()))
+                    for pod in self.pods(entry["metadata"]["labels"]["app.kubernetes.io/component"])
+                },
+            )
+            for entry in deployments
+        }
