@@ -9,7 +9,7 @@ from tierflow_operator.observation import Observation
 from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.prometheus import PrometheusReaders, PrometheusSettings
 
-LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 2.0
 """Between two looks at the figures of a pipeline: what a decision may be late, beside the scrape interval."""
 
 
