@@ -50,7 +50,8 @@ def weigh(
             f"{figures}: {share:.1%} is below the {planning.min_improvement_percent} % that a new plan has to gain"
         )
         return Hold(HoldReason.MINIMUM_IMPROVEMENT, message, _without_contenders(present))
-    good = [plan for plan in options(situation, present.plan, best) if plan.predicted_seconds <= limit]
+    found = options(situation, present.plan, best)
+    good = [plan for plan in found[: found.index(best) + 1] if plan.predicted_seconds <= limit]
     allowed = [plan for plan in good if not is_rejected(situation, present, plan, now)]
     if not allowed:
         message = f"{figures}, but that plan was tried under these conditions and given up"
