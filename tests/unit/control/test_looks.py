@@ -123,3 +123,15 @@ def test_what_is_known_of_a_pipeline_is_dropped_when_its_reconcile_fails(monkeyp
             operator.reconcile(KEY)
     look(operator)
     assert "owned" in bench.cluster.reads
+
+
+def test_figures_that_drift_little_by_little_are_noticed_in_the_end() -> None:
+    bench = Bench(manifest({"minImprovementPercent": 10}))
+    operator = at_rest(bench)
+    epoch = bench.epoch
+    for step in range(1, 80):
+        bench.figures.links = network(300, 300 * 0.95**step)
+        look(operator)
+    bench.run()
+    assert bench.epoch > epoch
+    assert bench.status["decisions"][0]["reason"] == "BandwidthChanged"
