@@ -27,6 +27,8 @@ _REQUEST_SECONDS: Final = 30
 _BACKOFFS: Final = (1, 1, 2, 3, 5, 8)
 """In seconds, between tries of a request that the API server answers with an error. While it can't be reached at all,
 watching goes on trying; where it refuses for longer than this, watching ends, and with it the process."""
+_RETRYING: Final = ("kopf._cogs.clients.watching", "kopf._core.reactor.observation")
+_RETRY_NEWS_SECONDS: Final = 60.0
 _PAGE: Final = 250
 _WORKERS: Final = 64
 _IDLE_SECONDS: Final = 0.1
@@ -68,7 +70,7 @@ class Door:
         self._thread.start()
 
     def is_open(self) -> bool:
-        """Whether it watches."""
+        """Whether kopf has started to watch and hasn't ended."""
         return self._open.is_set() and self._thread.is_alive()
 
     def stop(self, timeout_seconds: float) -> None:
@@ -120,8 +122,7 @@ class Door:
             self._open.clear()
 
     async def _watch(self) -> None:
-        # kopf says at each start that signals are not its business here.
-        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+        _quieten()
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         await kopf.operator(
@@ -164,6 +165,38 @@ def plan_relevant(node: Mapping[str, Any]) -> int:
     ready = [entry["status"] for entry in status.get("conditions") or () if entry["type"] == "Ready"]
     labels = sorted((node["metadata"].get("labels") or {}).items())
     return hash((*labels, bool(spec.get("unschedulable")), *sorted(map(str, taints)), *ready))
+
+
+def _quieten() -> None:
+    # kopf says at each start that signals aren't its business here, and each try of each stream while a server is away.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    retries = NowAndThen("Request attempt", _RETRY_NEWS_SECONDS)
+    for name in _RETRYING:
+        logging.getLogger(name).addFilter(retries)
+
+
+class NowAndThen(logging.Filter):
+    """Lets messages with a certain text pass only so often.
+
+    Args:
+        text: Which messages.
+        seconds: From one that passes to the next.
+    """
+
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__()
+        self._text = text
+        self._seconds = seconds
+        self._next = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message passes."""
+        if self._text not in record.getMessage():
+            return True
+        if record.created < self._next:
+            return False
+        self._next = record.created + self._seconds
+        return True
 
 
 def _settings() -> kopf.OperatorSettings:

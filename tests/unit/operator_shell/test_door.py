@@ -1,10 +1,11 @@
 """Which pipelines an event makes due."""
 
+import logging
 from typing import Any
 
 import pytest
 
-from tierflow_operator.door import Door, plan_relevant
+from tierflow_operator.door import Door, NowAndThen, plan_relevant
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube_client import Credentials
 
@@ -61,3 +62,16 @@ def test_a_pipeline_is_due_when_it_comes_and_when_it_goes() -> None:
     for kind in (None, "MODIFIED", "DELETED"):
         door.pipeline_event(kind, manifest)
     assert due == [PipelineKey("vision", "resnet18")] * 3
+
+
+def test_what_a_library_says_for_each_try_is_heard_now_and_then() -> None:
+    heard = NowAndThen("Request attempt", seconds=60)
+
+    def passes(message: str, at: float) -> bool:
+        record = logging.makeLogRecord({"msg": message, "created": at})
+        return heard.filter(record)
+
+    assert [passes(f"Request attempt #{number}/7 failed", at) for number, at in enumerate((0, 1, 59, 61, 62))] == [
+        True, False, False, True, False,
+    ]  # fmt: skip
+    assert passes("Watching failed", 62)
