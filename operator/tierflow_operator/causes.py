@@ -4,7 +4,7 @@ from tierflow.network import MEGABIT
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.decision import MoveReason
-from tierflow_operator.observation import LINKS, Observation, link_name
+from tierflow_operator.observation import DOWN_SECONDS, LINKS, Observation, TierLink, link_name
 from tierflow_operator.present import Present
 from tierflow_operator.situation import Situation
 
@@ -35,6 +35,12 @@ def _changes(observation: Observation, plan: Plan) -> list[tuple[float, MoveReas
     network = observation.network
     for link in LINKS:
         old, new = plan.network.link(*link), network.link(*link)
+        if new.round_trip_seconds >= DOWN_SECONDS > old.round_trip_seconds:
+            changes.append((float("inf"), MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link is down"))
+            continue
+        if old.round_trip_seconds >= DOWN_SECONDS > new.round_trip_seconds:
+            changes.append((float("inf"), MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link is up again"))
+            continue
         bandwidth = f"{old.bytes_per_second / MEGABIT:.1f} -> {new.bytes_per_second / MEGABIT:.1f} Mbit/s"
         round_trip = f"{old.round_trip_seconds * 1e3:.1f} -> {new.round_trip_seconds * 1e3:.1f} ms round trip"
         for old_figure, new_figure, text in (
@@ -50,13 +56,13 @@ def _changes(observation: Observation, plan: Plan) -> list[tuple[float, MoveReas
     return changes
 
 
-def loss(observation: Observation, lost: frozenset[Tier]) -> str:
-    """Which tiers can't compute any more, and why."""
-    unreachable = _in_order(lost & observation.unreachable)
-    without_nodes = _in_order(lost - observation.unreachable)
+def loss(observation: Observation, tiers: frozenset[Tier], links: frozenset[TierLink]) -> str:
+    """Which tiers can't compute any more, and why, and which links are down."""
+    without_nodes = _in_order(tiers - observation.unreachable)
+    unreachable = _in_order(tiers & observation.unreachable)
     parts = [f"no ready node is left for {', '.join(without_nodes)}"] if without_nodes else []
-    if unreachable:
-        parts.append(f"{', '.join(unreachable)} can't be reached")
+    parts += [f"{', '.join(unreachable)} can't be reached"] if unreachable else []
+    parts += [f"{link_name(link)} link is down" for link in LINKS if link in links]
     return "; ".join(parts)
 
 

@@ -13,7 +13,7 @@ from tierflow_operator.hysteresis import is_rejected, move, weigh
 from tierflow_operator.observation import Observation
 from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.rollback import judged
-from tierflow_operator.situation import Situation, digest_of, taking_part
+from tierflow_operator.situation import Situation, digest_of, links_of, taking_part
 
 __all__ = ["Decision", "Hold", "HoldReason", "MeasuredLatency", "Move", "MoveReason", "Present", "decide"]
 
@@ -80,18 +80,21 @@ def _forced(situation: Situation, present: Present, now: float) -> Decision | No
         best = situation.best()
         message = f"another model; predicted {milliseconds(best.predicted_seconds)}"
         return move(situation, present, best, MoveReason.SPEC_CHANGED, message, now)
-    lost = taking_part(present.plan) & situation.observation.unavailable
+    observation = situation.observation
+    lost, down = taking_part(present.plan) & observation.unavailable, links_of(present.plan) & observation.down
     is_edited = present.spec != digest_of(situation.spec)
-    if not lost and not is_edited:
+    if not (lost or down or is_edited):
         return None
     plan = _best_with_least_changes(situation, present, now)
     if not touched(present.plan, plan):
         return _up_to_date(situation, present)
     if is_edited:
         reason, message = MoveReason.SPEC_CHANGED, f"the spec changed; {gain(situation, present.plan, plan)}"
+    elif lost or not links_of(plan) & observation.down:
+        reason = MoveReason.NODES_CHANGED if lost else MoveReason.BANDWIDTH_CHANGED
+        message = f"{loss(observation, lost, down)}; predicted {milliseconds(plan.predicted_seconds)}"
     else:
-        predicted = milliseconds(plan.predicted_seconds)
-        reason, message = MoveReason.NODES_CHANGED, f"{loss(situation.observation, lost)}; predicted {predicted}"
+        return None  # there is no way around
     if is_rejected(situation, present, plan, now):
         return Hold(HoldReason.REJECTED_PLAN, f"{message}, but that plan was given up before", present)
     return move(situation, present, plan, reason, message, now)

@@ -28,7 +28,7 @@ from tierflow.tiling.choice import EdgeNodes
 from tierflow.tiling.plans import saved_seconds
 from tierflow.units import Seconds
 from tierflow_operator.manual import broken_constraints, plan_for
-from tierflow_operator.observation import Observation
+from tierflow_operator.observation import Observation, TierLink
 from tierflow_operator.present import identity
 
 Found = TypeVar("Found")
@@ -192,6 +192,12 @@ _known: Final = _Known()
 def taking_part(plan: Plan) -> frozenset[Tier]:
     """The tiers that requests reach."""
     return frozenset(part.tier for part in plan.segments if part.segment.takes_part)
+
+
+def links_of(plan: Plan) -> frozenset[TierLink]:
+    """The links that requests cross."""
+    ways = ((tier, plan.next_tier(tier)) for tier in TIERS)
+    return frozenset((tier, following) for tier, following in ways if following is not None)
 
 
 def digest_of(spec: PipelineSpec) -> str:

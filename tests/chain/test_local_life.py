@@ -33,6 +33,7 @@ spec:
   tiers: [{{name: device}}, {{name: edge}}, {{name: cloud}}]
   planning:
     minIntervalSeconds: 0
+    stabilizationSeconds: 0
     pins: [{{name: here, layersUpTo: conv1, tier: device}}]
   rollout: {{drainSeconds: 3}}
 """

@@ -8,10 +8,21 @@ import pytest
 from factories.courses import GRAPH, NARROW, PROFILE, PROMETHEUS_DOWN, WIDE, course, spec, swinging, without
 from factories.pipelines import network, observation
 from tierflow.manifest import PipelineSpec
+from tierflow.network import Link
 from tierflow.tiers import Tier
 from tierflow_operator.decide import Hold, HoldReason, Move, MoveReason, Present, decide
-from tierflow_operator.observation import NOT_CONFIGURED, Observation
+from tierflow_operator.observation import (
+    DOWN_SECONDS,
+    LINKS,
+    NOT_CONFIGURED,
+    Observation,
+    ObservedLink,
+    Source,
+    TierLink,
+    link_name,
+)
 from tierflow_operator.simulation import Moment, holds, moves
+from tierflow_operator.situation import links_of
 
 PATIENT = spec(minIntervalSeconds=30, stabilizationSeconds=30)
 HOUR = 3600.0
@@ -107,6 +118,33 @@ def test_a_tier_that_cannot_be_reached_is_planned_around_and_named() -> None:
     assert isinstance(decision, Move)
     assert decision.message.startswith("cloud can't be reached; predicted ")
     assert decision.plan.segment(Tier.CLOUD).layers == 0
+
+
+def down(*links: TierLink) -> Observation:
+    """What is observed while tiers at the upper ends of these links answer to others alone."""
+    broken = ObservedLink(Link(bytes_per_second=1e3, round_trip_seconds=DOWN_SECONDS), Source.MEASURED)
+    return replace(WIDE, links={**WIDE.links, **dict.fromkeys(links, broken)}, down=frozenset(links))
+
+
+def test_a_link_that_is_down_is_planned_around_at_once_and_taken_again_when_it_is_up() -> None:
+    present = first()
+    (used,) = links_of(present.plan)
+    around = decide(PATIENT, GRAPH, PROFILE, down(used), present, 1.0)
+    assert isinstance(around, Move)
+    assert around.reason is MoveReason.BANDWIDTH_CHANGED
+    assert around.message.startswith(f"{link_name(used)} link is down; predicted ")
+    assert not links_of(around.plan) & {used}
+    held, waiting = hold(WIDE, around.present, 100.0)
+    assert held.reason is HoldReason.STABILIZING
+    back = decide(PATIENT, GRAPH, PROFILE, WIDE, waiting, 130.0)
+    assert isinstance(back, Move)
+    assert back.message.startswith(f"{link_name(used)} link is up again; predicted ")
+
+
+def test_where_there_is_no_way_around_a_link_that_is_down_nothing_is_forced() -> None:
+    pinned = spec(minIntervalSeconds=30, pins=[{"name": "p", "layersUpTo": "L5", "tier": "cloud"}])
+    seen = down(*LINKS)
+    assert isinstance(decide(pinned, GRAPH, PROFILE, seen, first(pinned), 1.0), Hold)
 
 
 def test_without_the_metrics_that_there_should_be_nothing_moves_whatever_is_read() -> None:
