@@ -27,6 +27,7 @@ from tierflow_operator.kube_errors import (
     RefusedError,
     UnavailableError,
 )
+from tierflow_operator.logs import set_epoch
 from tierflow_operator.metering import PrometheusMetering
 from tierflow_operator.moves import Scene, Stage, next_steps
 from tierflow_operator.planner import Announcer, Metering, Planner, World
@@ -137,6 +138,8 @@ class PipelineReconciler:
             record = None
         if record is not None and record.settled:
             self._telemetry.plan(key, record.target.plan.epoch)
+        if record is not None:
+            set_epoch(record.target.plan.epoch)
         return World(key, manifest, pipeline, live, record)
 
     def _remember(self, world: World, record: Record) -> None:
@@ -273,7 +276,15 @@ def build_reconciler(kube: Kube, settings: Settings, telemetry: Telemetry, event
         events,
         telemetry,
         Graphs(settings.cache_dir),
-        PrometheusMetering(PrometheusSettings(url=settings.prometheus_url)),
+        PrometheusMetering(
+            PrometheusSettings(
+                url=settings.prometheus_url,
+                window_seconds=settings.prometheus_window_seconds,
+                timeout_seconds=settings.prometheus_timeout_seconds,
+                token_file=settings.prometheus_token_file,
+                ca_file=settings.prometheus_ca_file,
+            )
+        ),
         Release(
             image=settings.worker_image,
             image_pull_policy=settings.image_pull_policy,

@@ -36,7 +36,7 @@ class Settings:
         context: "" for the kubeconfig's current one.
         namespaces: Empty for all.
         image_pull_policy: "" for Kubernetes' own default.
-        prometheus_url: "" for none.
+        prometheus_url: "" for none; see `prometheus.PrometheusSettings` for what goes with it.
         identity: This replica's name, in the Lease and in events; unlike any other's.
     """
 
@@ -47,6 +47,10 @@ class Settings:
     image_pull_policy: str
     image_pull_secrets: tuple[str, ...]
     prometheus_url: str
+    prometheus_window_seconds: int
+    prometheus_timeout_seconds: float
+    prometheus_token_file: Path | None
+    prometheus_ca_file: Path | None
     metrics_port: int
     resync_seconds: float
     workers: int
@@ -87,6 +91,7 @@ def _parser(environment: Mapping[str, str], program: str) -> argparse.ArgumentPa
     flags = _Flags(parser, environment)
     _add_cluster(flags)
     _add_workers(flags)
+    _add_measurements(flags)
     _add_process(flags, environment)
     return parser
 
@@ -155,9 +160,25 @@ def _add_workers(flags: _Flags) -> None:
         "--image-pull-secret", "image_pull_secrets", "Secret of the pipeline's namespace to pull with; may be repeated",
         metavar="NAME",
     )  # fmt: skip
+
+
+def _add_measurements(flags: _Flags) -> None:
     flags.one(
         "--prometheus-url", "", _url, "where measurements are read, where a pipeline names none (none)", metavar="URL"
     )
+    flags.one(
+        "--prometheus-window-seconds", "120", _window, "how far back samples are read: three scrape intervals at least "
+        "(%(default)s)", metavar="SECONDS",
+    )  # fmt: skip
+    flags.one("--prometheus-timeout-seconds", "5", _seconds, "bound on each query (%(default)s)", metavar="SECONDS")
+    flags.one(
+        "--prometheus-token-file", "", _path, "bearer token, sent to --prometheus-url alone and read anew each time "
+        "(none)", metavar="FILE",
+    )  # fmt: skip
+    flags.one(
+        "--prometheus-ca-file", "", _path, "authority that signed the certificate of --prometheus-url (the system's)",
+        metavar="FILE",
+    )  # fmt: skip
 
 
 def _add_process(flags: _Flags, environment: Mapping[str, str]) -> None:
@@ -219,6 +240,10 @@ def _positive(text: str) -> int:
 
 def _seconds(text: str) -> float:
     return float(_number(text, float, 0.1, 86_400, "a number of seconds from 0.1 to 86400"))
+
+
+def _window(text: str) -> int:
+    return int(_number(text, int, 5, 3600, "a whole number of seconds from 5 to 3600"))
 
 
 def _lease_seconds(text: str) -> int:
