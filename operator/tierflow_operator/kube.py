@@ -14,6 +14,7 @@ from tierflow.manifest import API_VERSION, KIND
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube_client import APPLY, JSON, MERGE, KubeClient
 from tierflow_operator.kube_errors import ExpiredError, NotFoundError
+from tierflow_operator.node_list import NodeList
 from tierflow_operator.pods import PIPELINE_LABEL, Manifest
 
 FIELD_MANAGER: Final = "tierflow"
@@ -80,7 +81,7 @@ class Kube:
         return tuple(PipelineKey(entry["metadata"]["namespace"], entry["metadata"]["name"]) for entry in listed)
 
     def nodes(self, max_age_seconds: float = 1.0) -> tuple[Manifest, ...]:
-        """All nodes, without their images; read anew where the last reading began more than `max_age_seconds` ago.
+        """All nodes, as `ListedNode` has them; read anew where the last reading began more than `max_age_seconds` ago.
 
         Pipelines that ask at the same time share one reading.
         """
@@ -88,7 +89,7 @@ class Kube:
         with self._listing_nodes:
             if self._nodes_began < asked - max_age_seconds:
                 began = self._clock()
-                self._nodes = tuple(_without_images(node) for node in self._list(NODES, ""))
+                self._nodes = tuple(self._list(NODES, "", shape=NodeList))
                 self._nodes_began = began
             return self._nodes
 
@@ -176,19 +177,32 @@ class Kube:
         return _without_field_managers(found)
 
     def _list(
-        self, resource: Resource, namespace: str, query: Mapping[str, str] | None = None, accept: str = JSON
+        self,
+        resource: Resource,
+        namespace: str,
+        query: Mapping[str, str] | None = None,
+        accept: str = JSON,
+        shape: Any = Any,
     ) -> list[Manifest]:
         try:
-            return list(self._pages(resource, namespace, query or {}, accept))
+            return list(self._pages(resource, namespace, query or {}, accept, shape))
         except ExpiredError:
-            return list(self._pages(resource, namespace, query or {}, accept))
+            return list(self._pages(resource, namespace, query or {}, accept, shape))
 
-    def _pages(self, resource: Resource, namespace: str, query: Mapping[str, str], accept: str) -> Iterator[Manifest]:
+    def _pages(
+        self, resource: Resource, namespace: str, query: Mapping[str, str], accept: str, shape: Any
+    ) -> Iterator[Manifest]:
         subject = f"the list of {resource.plural}" + (f" of the namespace {namespace}" if namespace else "")
         page = {**query, "limit": str(_PAGE)}
         while True:
             answer = self._client.request(
-                "list", resource.path(namespace), kind=resource.kind, subject=subject, query=page, accept=accept
+                "list",
+                resource.path(namespace),
+                kind=resource.kind,
+                subject=subject,
+                query=page,
+                accept=accept,
+                shape=shape,
             )
             for entry in answer.get("items") or ():
                 yield _without_field_managers({"apiVersion": resource.api_version, "kind": resource.kind} | entry)
@@ -223,10 +237,3 @@ def _without_field_managers(manifest: Manifest) -> Manifest:
     """Drops what only other writers need, and what is often half of an object."""
     manifest["metadata"].pop("managedFields", None)
     return manifest
-
-
-def _without_images(node: Manifest) -> Manifest:
-    status = node.get("status", {})
-    status.pop("images", None)
-    status.pop("volumesInUse", None)
-    return node

@@ -117,6 +117,7 @@ class KubeClient:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
+        shape: Any = Any,
     ) -> Any:
         """Sends one request and returns the answer's JSON.
 
@@ -129,13 +130,14 @@ class KubeClient:
             body: What to send, as JSON.
             content_type: How `body` is to be understood.
             accept: What the answer may be.
+            shape: A type that names what to take of the answer; all of it by default.
 
         Raises:
             KubeError: the kind that says what to do; see `kube_errors`.
         """
         try:
             self._check_fence(verb, subject)
-            answer = self._sent(verb, path, subject, query, body, content_type, accept)
+            answer = _decoded(self._sent(verb, path, subject, query, body, content_type, accept), subject, shape)
         except KubeError as error:
             self._telemetry.api_request(verb, kind, error.outcome)
             raise
@@ -155,7 +157,7 @@ class KubeClient:
         body: Mapping[str, Any] | None,
         content_type: str,
         accept: str,
-    ) -> Any:
+    ) -> bytes:
         deadline = time.monotonic() + self._timeout
         headers = {"Accept": accept, **({"Content-Type": content_type} if body is not None else {})}
         try:
@@ -181,7 +183,7 @@ class KubeClient:
             ) from error
         if response.status >= 300:
             raise _error(response.status, content, subject)
-        return _decoded(content, subject)
+        return content
 
 
 def read_configuration(kubeconfig: Path | None, context: str, environment: Mapping[str, str]) -> Configuration:
@@ -229,9 +231,9 @@ def _read(response: Any, deadline: float) -> bytes:
     return b"".join(chunks)
 
 
-def _decoded(content: bytes, subject: str) -> Any:
+def _decoded(content: bytes, subject: str, shape: Any) -> Any:
     try:
-        return msgspec.json.decode(content)
+        return msgspec.json.decode(content, type=shape)
     except msgspec.DecodeError as error:
         raise UnavailableError(
             f"{subject}: what answers isn't an API server: its answer is not JSON", subject
