@@ -75,14 +75,22 @@ class PrometheusServer:
         folder: For its data, its configuration and its log.
         targets: What it scrapes, as `host:port`.
         labels: What each target's series get beside `instance` and `job`.
+        scrape_seconds: How often it scrapes.
     """
 
-    def __init__(self, folder: Path, targets: Sequence[str], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        targets: Sequence[str],
+        labels: Mapping[str, str],
+        *,
+        scrape_seconds: int = SCRAPE_SECONDS,
+    ) -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         config = folder / "prometheus.json"  # JSON is YAML
         scraped = {"job_name": "workers", "static_configs": [{"targets": list(targets), "labels": dict(labels)}]}
-        interval = f"{SCRAPE_SECONDS}s"
+        interval = f"{scrape_seconds}s"
         config.write_text(
             json.dumps(
                 {
