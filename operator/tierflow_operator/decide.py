@@ -6,6 +6,7 @@ from tierflow.graph import Graph
 from tierflow.manifest import PipelineSpec, PlanningMode
 from tierflow.plan import Plan
 from tierflow.profile import Profile
+from tierflow_operator.bounds import may_gain
 from tierflow_operator.causes import gain, loss, milliseconds
 from tierflow_operator.decision import Decision, Hold, HoldReason, Move, MoveReason
 from tierflow_operator.disruption import options, priced, touched
@@ -68,6 +69,8 @@ def decide(
         if judgement.returns_to is not None:
             return _rolled_back(situation, present, judgement.returns_to, judgement.message, now)
         present = msgspec.structs.replace(present, replaced=None)
+    if _is_as_decided(situation, present) and not may_gain(situation, present):
+        return _up_to_date(situation, present)
     best = situation.best()
     if not touched(present.plan, best):
         return _up_to_date(situation, present)
@@ -120,12 +123,26 @@ def _rolled_back(situation: Situation, present: Present, plan: Plan, message: st
     return Move(back.reason, back.message, remembered)
 
 
-def _up_to_date(situation: Situation, present: Present) -> Hold:
-    kept = msgspec.structs.replace(
-        present,
-        spec=digest_of(situation.spec),
-        unavailable=situation.observation.unavailable,
-        edge_workers=len(situation.edge_nodes.speeds),
-        contenders=(),
+def _is_as_decided(situation: Situation, present: Present) -> bool:
+    """Whether spec and tiers are those of the present record; what edits and tiers that return change is looked at."""
+    return present.unavailable == situation.observation.unavailable and present.edge_workers == len(
+        situation.edge_nodes.speeds
     )
-    return Hold(HoldReason.UP_TO_DATE, "the plan in force is the best one", kept)
+
+
+def _up_to_date(situation: Situation, present: Present) -> Hold:
+    least = situation.spec.planning.min_improvement_percent
+    message = f"no plan is better than the one in force by the {least} % that a new one has to gain"
+    spec = digest_of(situation.spec)
+    if present.spec == spec and _is_as_decided(situation, present):
+        kept = msgspec.structs.replace(present, contenders=())
+    else:
+        kept = msgspec.structs.replace(
+            present,
+            spec=spec,
+            unavailable=situation.observation.unavailable,
+            edge_workers=len(situation.edge_nodes.speeds),
+            contenders=(),
+            optimal_with=None,
+        )
+    return Hold(HoldReason.UP_TO_DATE, message, kept)

@@ -13,7 +13,7 @@ import msgspec
 from tierflow.plan import Plan
 from tierflow_operator.causes import cause, gain
 from tierflow_operator.decision import Decision, Hold, HoldReason, Move, MoveReason
-from tierflow_operator.disruption import options, priced
+from tierflow_operator.disruption import options, priced, touched
 from tierflow_operator.present import Contender, MeasuredLatency, Present, identity, still_holds
 from tierflow_operator.rollback import replaced_by_now
 from tierflow_operator.situation import Situation, digest_of, taking_part
@@ -83,6 +83,7 @@ def move(
 ) -> Move:
     """The move to a plan, with what is to be remembered of it; `measured` makes it one that may be rolled back."""
     epoch = 1 if present is None else present.plan.epoch + 1
+    is_best = not touched(plan, situation.best())
     found = Present(
         plan=msgspec.structs.replace(plan, epoch=epoch),
         decided_at=now,
@@ -91,6 +92,7 @@ def move(
         edge_workers=len(situation.edge_nodes.speeds),
         reason=reason.value,
         message=message,
+        optimal_with=situation.edge_nodes if is_best else None,
         replaced=None if present is None else replaced_by_now(situation, present, measured),
         rejected=() if present is None else present.rejected,
     )

@@ -12,6 +12,7 @@ from tierflow.errors import InvalidInputError
 from tierflow.network import Network
 from tierflow.plan import Plan
 from tierflow.tiers import Tier
+from tierflow.tiling.choice import EdgeNodes
 from tierflow_operator.observation import LINKS
 
 VERSION: Final = 1
@@ -93,6 +94,8 @@ class Present(msgspec.Struct, frozen=True):
         edge_workers: How many could share tiles then.
         reason: Why it was moved to, a `MoveReason`.
         message: The same with figures.
+        optimal_with: The edge's nodes with which the plan was the best by the figures that it carries, under the spec
+            and the tiers of above; None where it wasn't, or isn't known to be.
         contenders: Plans that would be better and have to prove it for the stabilisation window, the oldest first.
         replaced: What was in force before, while this plan may still be rolled back.
         rejected: Plans that are not to be tried again under the conditions of then, the latest last.
@@ -105,6 +108,7 @@ class Present(msgspec.Struct, frozen=True):
     edge_workers: int = 1
     reason: str = ""
     message: str = ""
+    optimal_with: EdgeNodes | None = None
     contenders: tuple[Contender, ...] = ()
     replaced: Replaced | None = None
     rejected: tuple[Rejected, ...] = ()

@@ -4,17 +4,20 @@ The clock is the caller's: an hour takes as long as its decisions do. Moves take
 true, so what is shown is the effect of figures and thresholds alone.
 """
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tierflow.errors import InfeasibleError
 from tierflow.graph import Graph
 from tierflow.manifest import PipelineSpec
+from tierflow.network import Link
 from tierflow.plan import Plan
 from tierflow.profile import Profile
+from tierflow.tiers import TIERS
 from tierflow_operator.decide import Decision, Hold, HoldReason, Move, Present, decide
-from tierflow_operator.observation import Observation
+from tierflow_operator.observation import LINKS, Observation, ObservedLink, ObservedSpeed, Source
 from tierflow_operator.situation import Situation, taking_part
 
 PERIOD_SECONDS: Final = 5.0
@@ -22,6 +25,10 @@ PERIOD_SECONDS: Final = 5.0
 
 _LEAST_PAUSE: Final = 0.1
 """Between two looks, in seconds, however soon a decision asks for the next."""
+
+
+GRID: Final = 1.05
+"""Figures that differ by less than this factor may be the same in the search for the best plan; never for decisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,8 @@ class Step:
         latency: Of a request under that plan, in seconds, by the figures of that time; None where a tier that it needs
             can compute nothing.
         first: The same of the first plan.
-        best: The same of the best plan; None where none meets the constraints.
+        best: The same of the best plan, whose search takes figures within `GRID` of each other for the same; None where
+            none meets the constraints.
     """
 
     seconds: float
@@ -99,7 +107,7 @@ class Simulation:
             plan=self.present.plan,
             latency=_latency(situation, self.present.plan),
             first=_latency(situation, self._first),
-            best=_best(situation),
+            best=_best(situation, self.present.plan),
         )
 
     def run(self, moments: Iterable[Moment], *, until: float, period: float = PERIOD_SECONDS) -> Iterator[Step]:
@@ -130,11 +138,25 @@ def _latency(situation: Situation, plan: Plan) -> float | None:
     return situation.latency_of(plan)
 
 
-def _best(situation: Situation) -> float | None:
+def _best(situation: Situation, present: Plan) -> float | None:
+    """The latency of the best plan, or of the present one where that is better still."""
+    observation = situation.observation
+    network, speeds = observation.network, observation.tier_speeds
+    links = {link: ObservedLink(_on_grid(network.link(*link)), Source.MEASURED) for link in LINKS}
+    near = {tier: ObservedSpeed(_nearest(speeds[tier]), Source.MEASURED) for tier in TIERS}
     try:
-        return situation.best().predicted_seconds
+        plan = replace(situation, observation=replace(observation, links=links, speeds=near)).best()
     except InfeasibleError:
         return None
+    return min(known for known in (situation.latency_of(plan), _latency(situation, present)) if known is not None)
+
+
+def _on_grid(link: Link) -> Link:
+    return Link(bytes_per_second=_nearest(link.bytes_per_second), round_trip_seconds=_nearest(link.round_trip_seconds))
+
+
+def _nearest(figure: float) -> float:
+    return GRID ** round(math.log(figure, GRID)) if figure > 0 else figure
 
 
 def moves(steps: Iterable[Step]) -> list[tuple[float, Move]]:

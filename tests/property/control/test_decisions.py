@@ -14,9 +14,11 @@ from factories.pipelines import ONE_NODE_EACH, network, observation, profile
 from tierflow.errors import InfeasibleError
 from tierflow.graph import Graph
 from tierflow.manifest import PipelineSpec
+from tierflow.network import Link
 from tierflow.profile import Profile
 from tierflow.segment import cut
 from tierflow.tiers import Tier
+from tierflow_operator.bounds import may_gain
 from tierflow_operator.decide import Decision, Hold, MeasuredLatency, Move, MoveReason, Present, decide
 from tierflow_operator.disruption import options, price_of, touched
 from tierflow_operator.observation import Observation
@@ -59,6 +61,22 @@ def world(generator: random.Random) -> Observation:
 
     speeds = tuple(generator.uniform(0.05, 1) * factor for factor in (0.3, 1, 2))
     return observation(network(scale(), scale(), generator.uniform(0.0005, 0.02)), speeds=speeds)
+
+
+def noisy(generator: random.Random, seen: Observation, spread: float) -> Observation:
+    """The same world with each figure up to a factor more or less."""
+
+    def some(figure: float) -> float:
+        return figure * spread ** generator.uniform(-1, 1)
+
+    links = {
+        link: replace(
+            each, link=Link(**{name: some(value) for name, value in msgspec.structs.asdict(each.link).items()})
+        )
+        for link, each in seen.links.items()
+    }
+    speeds = {tier: replace(each, speed=some(each.speed)) for tier, each in seen.speeds.items()}
+    return replace(seen, links=links, speeds=speeds)
 
 
 def walk(generator: random.Random, *, tiers_fail: bool = False) -> Iterator[tuple[float, Observation]]:
@@ -170,6 +188,24 @@ def test_the_chosen_plan_is_slower_by_no_more_than_the_price_and_touches_no_more
         assert chosen.predicted_seconds <= best.predicted_seconds * (1 + price_of(now) * saved) * (1 + 1e-9), seed
         spared += saved > 0
     assert spared >= 10
+
+
+def test_what_is_settled_without_a_search_would_be_found_by_none() -> None:
+    settled = 0
+    for seed in WALKS:
+        generator = random.Random(seed)
+        graph, times, wanted = pipeline_of(generator)
+        wanted = spec(minImprovementPercent=wanted.planning.min_improvement_percent)
+        seen = world(generator)
+        present = remembered(decide(wanted, graph, times, seen, None, 0.0), None)
+        for _ in range(LOOKS):
+            spread = generator.choice((1.01, 1.05, 1.5))
+            now = Situation(wanted, graph, times, noisy(generator, seen, spread))
+            if not may_gain(now, present):
+                least = 1 - wanted.planning.min_improvement_percent / 100
+                assert now.best().predicted_seconds > now.latency_of(present.plan) * least * (1 - 1e-9)
+                settled += 1
+    assert settled > 50
 
 
 def test_every_move_gains_what_the_user_asks_for_or_is_forced() -> None:
