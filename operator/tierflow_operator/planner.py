@@ -15,7 +15,6 @@ from tierflow.errors import InfeasibleError, InvalidInputError, TierflowError, U
 from tierflow.manifest import InferencePipeline
 from tierflow_operator.decide import decide
 from tierflow_operator.decision import Decision, Hold, HoldReason, MoveReason
-from tierflow_operator.drift import Slack, slack_of
 from tierflow_operator.graphs import Graphs, KnownModel
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube import Kube
@@ -26,7 +25,6 @@ from tierflow_operator.pods import Manifest
 from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.record import Noted, Record
 from tierflow_operator.render import approved_config_maps
-from tierflow_operator.situation import Situation
 from tierflow_operator.status import Problem, observed_of
 from tierflow_operator.telemetry import Telemetry
 
@@ -82,8 +80,6 @@ class World:
         problem: What is wrong, where something is.
         steps: What was done last.
         again_after: Seconds after which the decision may be another one though nothing happens.
-        hold: The decision, where it was to hold; None where it was none, or another one.
-        slack: How far figures may drift until that may be otherwise; None where it may be at any time.
     """
 
     key: PipelineKey
@@ -97,8 +93,6 @@ class World:
     problem: Problem | None = None
     steps: Steps | None = None
     again_after: float | None = None
-    hold: Hold | None = None
-    slack: Slack | None = None
 
 
 class Planner:
@@ -165,16 +159,12 @@ class Planner:
         observation, measured = self._observed(world, world.assumed, now)
         if _shown(observation) != _shown(world.observation):
             return False
-        if world.hold is not None and world.slack is not None and world.slack.covers(observation):
-            self._telemetry.decision(world.key, "hold", world.hold.reason.value)
-            return True
         try:
             decision = _decided(world, world.model, observation, measured, now)
         except (InfeasibleError, InvalidInputError):
             return False
         if not isinstance(decision, Hold) or _holding(world.record, decision, now) != world.record:
             return False
-        world.observation = observation
         self._note(world, decision)
         return True
 
@@ -236,10 +226,7 @@ class Planner:
 
     def _note(self, world: World, hold: Hold) -> None:
         self._telemetry.decision(world.key, "hold", hold.reason.value)
-        world.hold, world.again_after, world.slack = hold, hold.again_after, None
-        if world.model is not None and world.observation is not None:
-            spec, graph, profile = world.pipeline.spec, world.model.graph, world.model.profile
-            world.slack = slack_of(Situation(spec, graph, profile, world.observation), hold)
+        world.again_after = hold.again_after
 
     def _moved(self, world: World, decision: Decision, observation: Observation, now: float) -> Record | None:
         record, target = world.record, decision.present
