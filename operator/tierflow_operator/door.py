@@ -42,6 +42,7 @@ class Door:
         credentials: How to reach the API server, asked anew whenever they are refused.
         namespaces: Where; empty for all.
         add: Makes a pipeline due.
+        nodes_changed: Called when a node has changed in what plans depend on, before pipelines are due for it.
         on_end: Called when watching ends without `stop`, with the reason; the process has to end then.
     """
 
@@ -52,11 +53,13 @@ class Door:
         *,
         add: Callable[[PipelineKey], None],
         on_end: Callable[[BaseException | None], None],
+        nodes_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._credentials = credentials
         self._namespaces = namespaces
         self._add = add
         self._on_end = on_end
+        self._tell_nodes_changed = nodes_changed
         self._pipelines: set[PipelineKey] = set()
         self._nodes: dict[str, int] = {}
         self._nodes_due: asyncio.TimerHandle | None = None
@@ -103,7 +106,10 @@ class Door:
         before = self._nodes.pop(name, None)
         if kind != "DELETED":
             self._nodes[name] = plan_relevant(manifest)
-        if self._nodes.get(name) != before and self._nodes_due is None and self._loop is not None:
+        if self._nodes.get(name) == before:
+            return
+        self._tell_nodes_changed()
+        if self._nodes_due is None and self._loop is not None:
             self._nodes_due = self._loop.call_later(_NODES_SETTLE_SECONDS, self._nodes_changed)
 
     def _nodes_changed(self) -> None:

@@ -65,6 +65,7 @@ class Kube:
         self._clock = clock
         self._nodes: tuple[Manifest, ...] = ()
         self._nodes_began = float("-inf")
+        self._nodes_changed = float("-inf")
         self._listing_nodes = threading.Lock()
 
     def pipeline(self, key: PipelineKey) -> Manifest | None:
@@ -83,15 +84,19 @@ class Kube:
     def nodes(self, max_age_seconds: float = 1.0) -> tuple[Manifest, ...]:
         """All nodes, as `ListedNode` has them; read anew where the last reading began more than `max_age_seconds` ago.
 
-        Pipelines that ask at the same time share one reading.
+        Pipelines that ask at the same time share one reading, unless a node has changed since it began.
         """
         asked = self._clock()
         with self._listing_nodes:
-            if self._nodes_began < asked - max_age_seconds:
+            if self._nodes_began < asked - max_age_seconds or self._nodes_began <= self._nodes_changed:
                 began = self._clock()
                 self._nodes = tuple(self._list(NODES, "", shape=NodeList))
                 self._nodes_began = began
             return self._nodes
+
+    def nodes_changed(self) -> None:
+        """Says that a node was seen to change: who asks from now on gets no reading that began before."""
+        self._nodes_changed = self._clock()
 
     def owned(self, key: PipelineKey) -> tuple[Manifest, ...]:
         """All objects that carry the pipeline's label, of the kinds that a pipeline may own."""

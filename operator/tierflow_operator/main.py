@@ -98,7 +98,11 @@ class Operator:
         self._resync = Resync(self._queue.add, self._keys, settings.resync_seconds)
         telemetry.watch_queue(self._queue.length, self._queue.oldest_age)
         self._door = Door(
-            self._client.credentials, settings.namespaces, add=self._queue.add, on_end=self._watching_ended
+            self._client.credentials,
+            settings.namespaces,
+            add=self._queue.add,
+            on_end=self._watching_ended,
+            nodes_changed=self._kube.nodes_changed,
         )
         self._leader = self._elected() if settings.leader_elect else None
         self._probes = Probes(

@@ -179,6 +179,10 @@ def test_nodes_are_read_once_for_all_that_ask_at_a_time(kube: Kube, nodes: Nodes
     assert lists() == 2
     assert fresh
     assert not any("images" in node["status"] for node in fresh)
+    kube.nodes_changed()
+    kube.nodes(60)
+    kube.nodes(60)
+    assert lists() == 3
 
 
 def pod(namespace: str, name: str = "check") -> Manifest:

@@ -64,6 +64,19 @@ def test_a_pipeline_is_due_when_it_comes_and_when_it_goes() -> None:
     assert due == [PipelineKey("vision", "resnet18")] * 3
 
 
+def test_a_changed_node_is_told_at_once_so_that_no_older_list_of_nodes_is_believed() -> None:
+    told: list[str] = []
+    door = Door(
+        lambda: NOWHERE, (), add=lambda _: None, on_end=lambda _: None, nodes_changed=lambda: told.append("changed")
+    )
+    door.node_event(None, node())
+    door.node_event("MODIFIED", node(status=READY_ELSEWHEN))
+    assert told == ["changed"]
+    door.node_event("MODIFIED", node(spec={"unschedulable": True}))
+    door.node_event("DELETED", node())
+    assert told == ["changed"] * 3
+
+
 def test_what_a_library_says_for_each_try_is_heard_now_and_then() -> None:
     heard = NowAndThen("Request attempt", seconds=60)
 
