@@ -36,6 +36,9 @@ class Refusal(NamedTuple):
     message: str = ""
 
 
+LOST_ANSWER: Final = Refusal(-1)
+"""The write reaches the server and is done, but its answer doesn't come back."""
+
 Judge = Callable[[Write], Refusal | None]
 
 
@@ -60,7 +63,7 @@ class ApiProxy:
         self.pool = urllib3.PoolManager(
             ca_certs=str(control_plane.certificate_authority), maxsize=32, retries=False, timeout=urllib3.Timeout(60)
         )
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="api proxy", daemon=True).start()
         self.kubeconfig = self._kubeconfig(control_plane)
@@ -74,7 +77,7 @@ class ApiProxy:
         """Counts a write and has it judged."""
         with self._judging:
             refusal = self.judge(write)
-            if refusal is None:
+            if refusal in (None, LOST_ANSWER):
                 self.writes.append(write)
             return refusal
 
@@ -87,65 +90,68 @@ class ApiProxy:
         return target
 
 
-def _handler_of(proxy: ApiProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    proxy: ApiProxy
+    protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class calls it so
-            del format, arguments
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class calls it so
+        del format, arguments
 
-        def _forward(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else None
-            where = urlsplit(self.path)
-            if self.command in _WRITES:
-                refusal = proxy.weigh(Write(self.command, where.path))
-                if refusal is not None:
-                    self._refuse(refusal)
-                    return
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
-            watches = parse_qs(where.query).get("watch", [""])[0] in ("true", "1")
-            try:
-                answer = proxy.pool.request(
-                    self.command,
-                    f"{proxy.upstream}{self.path}",
-                    body=body,
-                    headers=headers,
-                    preload_content=False,
-                    decode_content=False,
-                    timeout=urllib3.Timeout(connect=5, read=_WATCH_SECONDS if watches else 60),
-                )
-                self._answer(answer)
-            except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException):
-                self.close_connection = True  # as the server's own connection broke
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815 - the base class looks for these
-
-        def _answer(self, answer: urllib3.BaseHTTPResponse) -> None:
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                if name.lower() not in _HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            try:
-                for piece in answer.stream(65536, decode_content=False):
-                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-                    self.wfile.flush()
-                self.wfile.write(b"0\r\n\r\n")
-            finally:
-                answer.release_conn()
-
-        def _refuse(self, refusal: Refusal) -> None:
-            if refusal.code == 0:
+    def _forward(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else None
+        where = urlsplit(self.path)
+        refusal = None
+        if self.command in _WRITES:
+            refusal = self.proxy.weigh(Write(self.command, where.path))
+            if refusal is not None and refusal != LOST_ANSWER:
+                self._refuse(refusal)
+                return
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
+        watches = parse_qs(where.query).get("watch", [""])[0] in ("true", "1")
+        try:
+            answer = self.proxy.pool.request(
+                self.command,
+                f"{self.proxy.upstream}{self.path}",
+                body=body,
+                headers=headers,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=5, read=_WATCH_SECONDS if watches else 60),
+            )
+            if refusal == LOST_ANSWER:
+                answer.read()
                 self.close_connection = True
                 return
-            status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal.code}
-            document = json.dumps(status | {"reason": refusal.reason, "message": refusal.message}).encode()
-            self.send_response(refusal.code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(document)))
-            self.end_headers()
-            self.wfile.write(document)
+            self._answer(answer)
+        except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException):
+            self.close_connection = True  # as the server's own connection broke
 
-    return Handler
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815 - the base class looks for these
+
+    def _answer(self, answer: urllib3.BaseHTTPResponse) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for piece in answer.stream(65536, decode_content=False):
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+        finally:
+            answer.release_conn()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.code == 0:
+            self.close_connection = True
+            return
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal.code}
+        document = json.dumps(status | {"reason": refusal.reason, "message": refusal.message}).encode()
+        self.send_response(refusal.code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(document)))
+        self.end_headers()
+        self.wfile.write(document)
