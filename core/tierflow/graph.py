@@ -16,6 +16,7 @@ from tierflow.errors import InvalidInputError
 from tierflow.units import Bytes
 
 Places = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 _ITEM_BITS: Final = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
@@ -84,14 +85,28 @@ class Incidence:
     Attributes:
         producer: Shape [tensors]: the place of the layer that makes it, -1 where none does.
         reader: Shape [reads]: the places of the layers that read, grouped by tensor, ascending within one.
+        tensor_of_read: Shape [reads]: what they read, ascending.
         offset: Shape [tensors + 1]: tensor t is read by `reader[offset[t]:offset[t + 1]]`.
         output_producer: Shape [outputs]: for each graph output the layer that makes it, -1 where none does.
+        is_read: Shape [tensors]: the tensors that a layer reads.
+        last_reader: Shape [tensors that are read]: the last layer that reads each.
+        unread: The places of the layers that make nothing that is read, ascending.
     """
 
     producer: Places
     reader: Places
+    tensor_of_read: Places
     offset: Places
     output_producer: Places
+    is_read: Mask
+    last_reader: Places
+    unread: Places
+
+    def crossing(self, above: Mask) -> Mask:
+        """Which tensors cross a boundary: shape [tensors], from which layers are above it: shape [layers], some."""
+        wanted = np.zeros(len(self.producer), dtype=np.bool_)
+        wanted[self.tensor_of_read[above[self.reader]]] = True
+        return wanted & ~(above[self.producer] & (self.producer >= 0))
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
@@ -131,20 +146,31 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
     @cached_property
     def incidence(self) -> Incidence:
         """Producers and consumers as arrays, for planning thousands of layers in milliseconds."""
-        index = {name: number for number, name in enumerate(self.tensors)}
+        index = dict(zip(self.tensors, range(len(self.tensors)), strict=True))
         places = np.arange(len(self.layers), dtype=np.intp)
         producer = np.full(len(index), -1, dtype=np.intp)
         made = np.array([index[name] for layer in self.layers for name in layer.outputs], dtype=np.intp)
         producer[made] = places.repeat(np.array([len(layer.outputs) for layer in self.layers], dtype=np.intp))
         read = np.array([index[name] for layer in self.layers for name in layer.inputs], dtype=np.intp)
         reader = places.repeat(np.array([len(layer.inputs) for layer in self.layers], dtype=np.intp))
+        order = np.argsort(read, kind="stable")
+        reader = reader[order]
+        reads = np.bincount(read, minlength=len(index))
         offset = np.zeros(len(index) + 1, dtype=np.intp)
-        np.cumsum(np.bincount(read, minlength=len(index)), out=offset[1:])
+        reads.cumsum(out=offset[1:])
+        is_read = reads > 0
+        is_unread = np.ones(len(self.layers) + 1, dtype=np.bool_)  # the last for what no layer makes
+        is_unread[producer[is_read]] = False
+        results = [index.get(name, -1) for name in self.outputs]
         return Incidence(
             producer=producer,
-            reader=reader[np.argsort(read, kind="stable")],
+            reader=reader,
+            tensor_of_read=read[order],
             offset=offset,
-            output_producer=np.array([self.producer.get(name, -1) for name in self.outputs], dtype=np.intp),
+            output_producer=np.array([-1 if place < 0 else producer[place] for place in results], dtype=np.intp),
+            is_read=is_read,
+            last_reader=reader[offset[1:][is_read] - 1],
+            unread=np.flatnonzero(is_unread[:-1]),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ Measuring is the worker's (`tierflow_worker.profiling`), since the core runs no 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -106,15 +107,45 @@ def costs_of(graph: Graph, profiles: Mapping[Tier, Profile], network: Network) -
     """
     for tier, profile in profiles.items():
         check_covers(graph, profile, whose=f"the profile of {tier}")
-    seconds: Array = np.array(
-        [[profiles[tier].layers[layer.name] for layer in graph.layers] for tier in TIERS], dtype=np.float64
-    )
+    names = [layer.name for layer in graph.layers]
+    seconds: Array = np.array([[profiles[tier].layers[name] for name in names] for tier in TIERS], dtype=np.float64)
+    sizes: Array = np.array([tensor.size for tensor in graph.tensors.values()], dtype=np.float64)
+    borders = {tier: _Borders.of(graph, profiles[tier]) for tier in TIERS}
+
+    def crossing(lower: Tier, upper: Tier, link: Link) -> CrossingCost:
+        back = [graph.tensors[name].size if name in graph.tensors else 0 for name in graph.outputs]
+        return CrossingCost(
+            fixed=link.round_trip_seconds + profiles[upper].segment,
+            tensor=sizes / link.bytes_per_second + (borders[lower].leaves + borders[upper].follows),
+            result=np.array(back, dtype=np.float64) / link.bytes_per_second,
+        )
+
     return Costs(
         layer=seconds.reshape(len(TIERS), len(graph.layers)),
-        device_edge=_crossing(graph, profiles, Tier.DEVICE, Tier.EDGE, network.device_edge),
-        edge_cloud=_crossing(graph, profiles, Tier.EDGE, Tier.CLOUD, network.edge_cloud),
-        device_cloud=_crossing(graph, profiles, Tier.DEVICE, Tier.CLOUD, network.device_cloud),
+        device_edge=crossing(Tier.DEVICE, Tier.EDGE, network.device_edge),
+        edge_cloud=crossing(Tier.EDGE, Tier.CLOUD, network.edge_cloud),
+        device_cloud=crossing(Tier.DEVICE, Tier.CLOUD, network.device_cloud),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Borders:
+    """What it costs a tier that the model is cut at a tensor. Shape [tensors] each, in seconds.
+
+    Attributes:
+        leaves: Where it is the last tensor of the tier's segment.
+        follows: Where the tier's segment starts from it.
+    """
+
+    leaves: Array
+    follows: Array
+
+    @classmethod
+    def of(cls, graph: Graph, profile: Profile) -> "_Borders":
+        leaves: Array = np.array([profile.leaves.get(name, 0.0) for name in graph.tensors], dtype=np.float64)
+        both: Array = np.array([profile.crossings.get(name, 0.0) for name in graph.tensors], dtype=np.float64)
+        # Measured apart from each other, a loss in all can come out smaller than one side's part of it.
+        return cls(leaves, np.maximum(both - leaves, 0.0))
 
 
 def check_covers(graph: Graph, profile: Profile, *, whose: str = "the profile") -> None:
@@ -123,6 +154,8 @@ def check_covers(graph: Graph, profile: Profile, *, whose: str = "the profile") 
     Raises:
         InvalidInputError: naming the first layer without one.
     """
+    if graph.place.keys() <= profile.layers.keys():
+        return
     for layer in graph.layers:
         if layer.name not in profile.layers:
             raise InvalidInputError(
@@ -130,22 +163,3 @@ def check_covers(graph: Graph, profile: Profile, *, whose: str = "the profile") 
                 "measure again with `tierflow profile`",
                 subject=layer.name,
             )
-
-
-def _crossing(graph: Graph, profiles: Mapping[Tier, Profile], lower: Tier, upper: Tier, link: Link) -> CrossingCost:
-    sizes: Array = np.array([tensor.size for tensor in graph.tensors.values()], dtype=np.float64)
-    below, above = profiles[lower], profiles[upper]
-    torn: Array = np.array(
-        [
-            # Measured apart from each other, a loss in all can come out smaller than one side's part of it.
-            below.leaves.get(name, 0.0) + max(0.0, above.crossings.get(name, 0.0) - above.leaves.get(name, 0.0))
-            for name in graph.tensors
-        ],
-        dtype=np.float64,
-    )
-    back = [graph.tensors[name].size if name in graph.tensors else 0 for name in graph.outputs]
-    return CrossingCost(
-        fixed=link.round_trip_seconds + profiles[upper].segment,
-        tensor=sizes / link.bytes_per_second + torn,
-        result=np.array(back, dtype=np.float64) / link.bytes_per_second,
-    )

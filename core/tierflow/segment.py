@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tierflow.errors import InvalidInputError
-from tierflow.graph import Graph
+from tierflow.graph import Graph, Mask
 from tierflow.tiers import TIERS, Tier
 from tierflow.units import Bytes
 
@@ -51,10 +51,15 @@ def check_monotone(graph: Graph, tiers: Sequence[Tier]) -> None:
     Raises:
         InvalidInputError: naming the first layer that breaks the order.
     """
+    _monotone(graph, tiers)
+
+
+def _monotone(graph: Graph, tiers: Sequence[Tier]) -> NDArray[np.int8]:
+    """The ranks of tiers that are monotone; see `check_monotone`."""
     if len(tiers) != len(graph.layers):
         raise InvalidInputError(f"a partition of {graph.name} needs {len(graph.layers)} tiers, not {len(tiers)}")
     arrays, ranks = graph.incidence, _ranks(tiers)
-    origin = np.repeat(arrays.producer, np.diff(arrays.offset))
+    origin = arrays.producer[arrays.tensor_of_read]
     flows_back = (origin >= 0) & (ranks[origin] > ranks[arrays.reader]) if len(ranks) else origin >= 0
     if flows_back.any():
         place = int(arrays.reader[flows_back].min())
@@ -66,22 +71,22 @@ def check_monotone(graph: Graph, tiers: Sequence[Tier]) -> None:
             f"{tiers[before]}: data flows only from device to edge to cloud",
             subject=layer.name,
         )
+    return ranks
 
 
 def boundary_tensors(graph: Graph, tiers: Sequence[Tier], below: Tier) -> tuple[str, ...]:
     """The tensors that cross from tiers up to `below` to those above it, graph inputs first, then in layer order."""
-    arrays, above = graph.incidence, _ranks(tiers) > below.rank
-    tensor_of_read = np.repeat(np.arange(len(arrays.producer)), np.diff(arrays.offset))
-    wanted = np.zeros(len(arrays.producer), dtype=np.bool_)
-    wanted[tensor_of_read[above[arrays.reader]]] = True
-    made = np.flatnonzero(arrays.producer >= 0)
-    wanted[made[above[arrays.producer[made]]]] = False
-    if not wanted.any():
+    return _boundary(graph, _ranks(tiers) > below.rank)
+
+
+def _boundary(graph: Graph, above: Mask) -> tuple[str, ...]:
+    if not above.any():
         return ()
-    names = list(graph.tensors)
-    crossing = {names[number] for number in np.flatnonzero(wanted)}
+    arrays, names = graph.incidence, list(graph.tensors)
+    numbers = np.flatnonzero(arrays.crossing(above))
+    crossing = {names[number] for number in numbers.tolist()}
     born = [name for name in graph.inputs if name in crossing]
-    makers = sorted({graph.producer[name] for name in crossing.difference(graph.inputs)})
+    makers = sorted({place for place in arrays.producer[numbers].tolist() if place >= 0})
     return tuple(born + [name for place in makers for name in graph.layers[place].outputs if name in crossing])
 
 
@@ -101,8 +106,7 @@ def segments_of(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAYE
     Raises:
         InvalidInputError: where the partition is not monotone, or `DIRECT` is asked for with layers at the edge.
     """
-    check_monotone(graph, tiers)
-    ranks = _ranks(tiers)
+    ranks = _monotone(graph, tiers)
     layers = {tier: tuple(np.flatnonzero(ranks == tier.rank).tolist()) for tier in TIERS}
     if route is Route.DIRECT and layers[Tier.EDGE]:
         first = graph.layers[layers[Tier.EDGE][0]].name
@@ -115,21 +119,19 @@ def segments_of(graph: Graph, tiers: Sequence[Tier], route: Route = Route.RELAYE
     segments = {tier: Segment(tier=tier) for tier in TIERS}
     arriving = graph.inputs
     for tier in part:
-        sends = () if tier is part[-1] else boundary_tensors(graph, tiers, tier)
+        sends = () if tier is part[-1] else _boundary(graph, ranks > tier.rank)
         segments[tier] = Segment(
-            tier=tier, layers=layers[tier], accepts=arriving, sends=sends, results=_results(graph, tiers, tier)
+            tier=tier, layers=layers[tier], accepts=arriving, sends=sends, results=_results(graph, ranks, tier)
         )
         arriving = sends
     return segments[Tier.DEVICE], segments[Tier.EDGE], segments[Tier.CLOUD]
 
 
-def _results(graph: Graph, tiers: Sequence[Tier], tier: Tier) -> tuple[str, ...]:
+def _results(graph: Graph, ranks: NDArray[np.int8], tier: Tier) -> tuple[str, ...]:
     """The graph outputs made on `tier`; those that no layer makes (inputs, constants) are the device's."""
-    return tuple(
-        name
-        for name in graph.outputs
-        if (tiers[graph.producer[name]] if name in graph.producer else Tier.DEVICE) is tier
-    )
+    makers = graph.incidence.output_producer.tolist()
+    made = [Tier.DEVICE.rank if place < 0 else ranks[place] for place in makers]
+    return tuple([name for name, rank in zip(graph.outputs, made, strict=True) if rank == tier.rank])
 
 
 def tensors_size(graph: Graph, names: Iterable[str]) -> Bytes:

@@ -14,13 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tierflow.graph import Places
+from tierflow.graph import Mask, Places
 from tierflow.partition.flow import FlowNetwork, minimum_cut
 from tierflow.partition.problem import Array
-
-Mask = NDArray[np.bool_]
 
 _SOURCE, _SINK, _FIRST = 0, 1, 2
 

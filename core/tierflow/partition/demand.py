@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tierflow.graph import Graph
-from tierflow.partition.latency import Ranks, crossing
+from tierflow.partition.latency import Ranks
 from tierflow.partition.problem import Constraints
 from tierflow.tiers import TIERS, Tier
 from tierflow.units import Bytes
@@ -57,7 +57,7 @@ def memory_bytes(graph: Graph, ranks: Ranks, tier: Tier) -> Bytes:
 def backbone_bytes(graph: Graph, ranks: Ranks) -> Bytes:
     """The tensors that enter the cloud."""
     above = ranks >= Tier.CLOUD.rank
-    return Bytes(int(tensor_sizes(graph)[crossing(graph, above)].sum()) if above.any() else 0)
+    return Bytes(int(tensor_sizes(graph)[graph.incidence.crossing(above)].sum()) if above.any() else 0)
 
 
 def demands(graph: Graph, constraints: Constraints, ranks: Ranks) -> Iterator[tuple[str, Bytes, Bytes]]:

@@ -21,14 +21,15 @@ from typing import Final
 import numpy as np
 
 from tierflow.errors import InvalidInputError
+from tierflow.graph import Mask
 from tierflow.partition.allowed import Allowed, allowed
-from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of, by_block
+from tierflow.partition.blocks import Blocks, block_costs, blocks_of, boundary_of, by_block, least_costs
 from tierflow.partition.contract import contracted, without_given
-from tierflow.partition.crossings import Crossings, Mask, cheapest, flow_network, united
+from tierflow.partition.crossings import Crossings, cheapest, flow_network, united
 from tierflow.partition.flow import FlowNetwork
 from tierflow.partition.latency import Ranks, check_costs, crossing_cost, evaluate_ranks, tiers_of
 from tierflow.partition.problem import Algorithm, Array, Latency, Partition, Problem
-from tierflow.partition.settle import flow_of, order_costs, settled
+from tierflow.partition.settle import Origins, order_costs, origins_of, settled
 from tierflow.segment import Route
 from tierflow.tiers import TIERS
 
@@ -36,6 +37,10 @@ RESOLUTION: Final = 1e-9
 """Relative distance to the lower bound up to which a partition counts as optimal."""
 
 _PICOSECOND: Final = 1e-12
+_ROUNDING: Final = 1e-13
+"""Of a sum of thousands of costs, relative to them."""
+_FEW_LAYERS: Final = 60
+"""Layers up to which a network is cut in less time than it takes to make it smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +108,23 @@ def gap(latency: float, optimum: float, *, resolution: float = RESOLUTION) -> fl
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A route, the ranks of its tiers, and the boundaries between them."""
+    """A route, the ranks of its tiers, the boundaries between them, and by boundary the blocks where it can't lie."""
 
     route: Route
     ranks: tuple[int, ...]
     boundaries: tuple[Crossings, ...]
+    hopeless: tuple[Mask, ...] = ()
 
 
 def _cut(problem: Problem, limits: Allowed) -> list[Answer]:
     """The best answer of each route that can have the best of all."""
     blocks = blocks_of(problem.graph)
-    ways, known = _settled(problem, blocks, [_way(problem, limits, route, ranks) for route, ranks in limits.routes])
-    boundaries = [by_block(boundary, blocks) for way in ways for boundary in way.boundaries]
+    ways, known = _promising(problem, blocks, [_way(problem, limits, route, ranks) for route, ranks in limits.routes])
+    boundaries = [
+        by_block(boundary, blocks, hopeless=hopeless)
+        for way in ways
+        for boundary, hopeless in zip(way.boundaries, way.hopeless, strict=True)
+    ]
     # Half of the resolution, relative to what no partition can be below.
     tolerance = RESOLUTION / 2 * float(problem.costs.layer.min(axis=0).sum())
     choices: Iterator[Mask] = iter(())
@@ -147,27 +157,52 @@ def _way(problem: Problem, limits: Allowed, route: Route, ranks: tuple[int, ...]
     return _Way(route, ranks, tuple(boundaries))
 
 
-def _settled(problem: Problem, blocks: Blocks, ways: list[_Way]) -> tuple[list[_Way], float]:
-    """The routes that can be the best, with all layers pinned whose side a known latency settles; that latency."""
+def _promising(problem: Problem, blocks: Blocks, ways: list[_Way]) -> tuple[list[_Way], float]:
+    """The routes that can be the best, with all left out that a known latency rules out; that latency."""
     known = min(_best_of_order(problem, way) for way in ways)
-    flow = flow_of(problem.graph, blocks)
     lowest = float(problem.costs.layer[0].sum())
+    rounding = _ROUNDING * sum(float(np.abs(one.difference).sum()) for way in ways for one in way.boundaries)
+    limit = known - lowest + RESOLUTION * lowest + rounding
+    origins = origins_of(problem.graph, blocks)
     left = []
     for way in ways:
-        # What no partition of this route is below, and how much above it one may be that is worth looking at.
-        base = lowest + sum(float(np.minimum(boundary.difference, 0.0).sum()) for boundary in way.boundaries)
-        if known < base - RESOLUTION * abs(base):
+        least = _least_of_route(way, blocks)
+        if any(costs.min() > limit for costs in least):
             continue
-        pinned = [settled(boundary, flow, max(known - base, 0.0)) for boundary in way.boundaries]
-        if len(pinned) == 2:
-            lower, upper = pinned
-            pinned = [
-                replace(lower, is_above=lower.is_above | upper.is_above),
-                replace(upper, is_below=upper.is_below | lower.is_below),
-            ]
-        if not any((boundary.is_below & boundary.is_above).any() for boundary in pinned):
-            left.append(replace(way, boundaries=tuple(pinned)))
+        boundaries = way.boundaries
+        if origins:
+            # How much a partition that is worth looking at may be above what none of this route is below.
+            gains = sum(float(np.minimum(boundary.difference, 0.0).sum()) for boundary in boundaries)
+            boundaries = _settled(boundaries, blocks, origins, max(known - lowest - gains, 0.0))
+        if not any((boundary.is_below & boundary.is_above).any() for boundary in boundaries):
+            hopeless = tuple([costs[:-1] > limit for costs in least])
+            left.append(replace(way, boundaries=boundaries, hopeless=hopeless))
     return left, known
+
+
+def _least_of_route(way: _Way, blocks: Blocks) -> list[Array]:
+    """For each boundary of a route and each block what no partition that crosses it there can be below.
+
+    Shape [blocks + 1] each: more than with all below; the last: that crosses it nowhere.
+    """
+    least = [least_costs(boundary, blocks) for boundary in way.boundaries]
+    if len(least) < 2:
+        return least
+    lower, upper = least
+    return [lower + np.minimum.accumulate(upper[::-1])[::-1], upper + np.minimum.accumulate(lower)]
+
+
+def _settled(
+    boundaries: tuple[Crossings, ...], blocks: Blocks, origins: Origins, at_most: float
+) -> tuple[Crossings, ...]:
+    pinned = tuple([settled(boundary, blocks, origins, at_most) for boundary in boundaries])
+    if len(pinned) < 2:
+        return pinned
+    lower, upper = pinned
+    return (
+        replace(lower, is_above=lower.is_above | upper.is_above),
+        replace(upper, is_below=upper.is_below | lower.is_below),
+    )
 
 
 def _best_of_order(problem: Problem, way: _Way) -> float:
@@ -187,9 +222,13 @@ def _best_of_order(problem: Problem, way: _Way) -> float:
 def _cheapest(crossings: Crossings, tolerance: float) -> tuple[Mask, float]:
     """As `tierflow.partition.crossings.cheapest`, of the problem made smaller."""
     free, place = without_given(crossings)
-    small, label = contracted(free)
+    if len(free.difference) == 1:
+        return place == 0, 0.0
+    small, label = contracted(free) if len(free.difference) > _FEW_LAYERS else (free, None)
     chosen, distance = cheapest(small, tolerance=tolerance)
-    return np.append(chosen[label], False)[place], distance
+    if label is not None:
+        chosen = chosen[label]
+    return np.append(chosen, False)[place], distance
 
 
 def _best_blocks(way: _Way, blocks: Blocks, choices: list[Mask], tolerance: float) -> tuple[Ranks, float]:

@@ -15,7 +15,7 @@ from tierflow.network import Link, Network, network_of
 from tierflow.partition.allowed import allowed, constraint_name
 from tierflow.partition.budgets import constraint_names, optimal, without
 from tierflow.partition.demand import demands, tensor_sizes
-from tierflow.partition.latency import LINKS, Ranks, crossing, crossing_cost, evaluate_ranks, ranks_of
+from tierflow.partition.latency import LINKS, Ranks, crossing_cost, evaluate_ranks, ranks_of
 from tierflow.partition.problem import Constraints, Costs, CrossingCost, Latency, Partition, Problem
 from tierflow.plan import Plan
 from tierflow.segment import Route
@@ -231,7 +231,7 @@ def _next_size(graph: Graph, ranks: Ranks, boundary: int, rank: int) -> Ranks | 
 
     def size(own: Ranks) -> int:
         above = own >= boundary
-        return int(sizes[crossing(graph, above)].sum()) if above.any() else 0
+        return int(sizes[graph.incidence.crossing(above)].sum()) if above.any() else 0
 
     now, layers = size(ranks), 1
     while (moved := _moved(ranks, boundary, rank, layers)) is not None:

@@ -14,12 +14,14 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+from tierflow.graph import Mask
 from tierflow.partition.problem import Array
 
 Vertices = NDArray[np.intp]
+Heads = NDArray[np.int32]
 
 _INFINITE: Final = 2**30
 """More than any cut that is looked for; the residual of such an edge, at most twice as much, still fits 32 bits."""
@@ -55,7 +57,7 @@ class Cut:
         lower_bound: What no cut can be below; a minimum cut where it equals `capacity`.
     """
 
-    source_side: NDArray[np.bool_]
+    source_side: Mask
     capacity: float
     lower_bound: float
 
@@ -68,19 +70,21 @@ def minimum_cut(network: FlowNetwork, *, at_most: float, tolerance: float) -> Cu
         at_most: The capacity of some cut of finite capacity, so that one exists; the smaller, the finer the first pass.
         tolerance: Distance of capacity and lower bound with which to be content.
     """
-    matrix = _with_reverse_edges(network)
-    tail = np.repeat(np.arange(network.vertices, dtype=np.int32), np.diff(matrix.indptr))
-    left, bound = matrix.data, 0.0
+    tail, head, capacities = _with_reverse_edges(network)
+    starts = np.zeros(network.vertices + 1, dtype=np.int32)
+    np.bincount(tail, minlength=network.vertices).cumsum(out=starts[1:])
+    shape = (network.vertices, network.vertices)
+    left, bound = capacities, 0.0
     best = Cut(np.zeros(0, dtype=np.bool_), np.inf, 0.0)
     content = max(tolerance, 1e-15 * at_most, _TINY)
     unit = max(at_most, content) / _LARGEST_FLOW
     for _ in range(_PASSES):
         whole = (np.minimum(left, unit * _INFINITE) / unit).astype(np.int32)
-        answer = maximum_flow(csr_array((whole, matrix.indices, matrix.indptr), shape=matrix.shape), 0, 1)
+        answer = maximum_flow(csr_array((whole, head, starts), shape=shape), 0, 1)
         flow = answer.flow.data
         bound += answer.flow_value * unit
-        source_side = _reached(matrix, flow < whole)
-        capacity = float(matrix.data[source_side[tail] & ~source_side[matrix.indices]].sum())
+        source_side = _reached(head, starts, flow < whole)
+        capacity = float(capacities[source_side[tail] & ~source_side[head]].sum())
         if capacity < best.capacity:
             best = Cut(source_side, capacity, bound)
         if best.capacity - bound <= content:
@@ -90,23 +94,27 @@ def minimum_cut(network: FlowNetwork, *, at_most: float, tolerance: float) -> Cu
     return Cut(best.source_side, best.capacity, min(bound, best.capacity))
 
 
-def _with_reverse_edges(network: FlowNetwork) -> csr_array:
-    """Capacities as a matrix in which every edge has its reverse, so that the solver's answer has the same layout."""
-    tail = np.concatenate([network.tail, network.head], dtype=np.int32)
-    head = np.concatenate([network.head, network.tail], dtype=np.int32)
-    capacity = np.zeros(len(tail))
-    capacity[: len(network.capacity)] = network.capacity
-    matrix = coo_array((capacity, (tail, head)), shape=(network.vertices, network.vertices)).tocsr()
-    matrix.sort_indices()
-    return matrix
+def _with_reverse_edges(network: FlowNetwork) -> tuple[Heads, Heads, Array]:
+    """Tails, heads and capacities in the order of a sparse matrix in which every edge has its reverse.
+
+    So the solver's answer has the same layout.
+    """
+    forward = network.tail * network.vertices + network.head
+    backward = network.head * network.vertices + network.tail
+    edges, place = np.unique(np.concatenate([forward, backward]), return_inverse=True)
+    capacities = np.zeros(len(edges))
+    np.add.at(capacities, place[: len(forward)], network.capacity)
+    tail, head = np.divmod(edges, network.vertices)
+    return tail.astype(np.int32), head.astype(np.int32), capacities
 
 
-def _reached(matrix: csr_array, has_residual: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The vertices that the source can still reach."""
-    starts = np.zeros(len(has_residual) + 1, dtype=np.int32)
-    np.cumsum(has_residual, out=starts[1:])
-    heads = matrix.indices[has_residual]
-    residual = csr_array((np.ones(len(heads)), heads, starts[matrix.indptr]), shape=matrix.shape)
-    found = np.zeros(matrix.shape[0], dtype=np.bool_)
+def _reached(head: Heads, starts: Heads, has_residual: Mask) -> Mask:
+    """The vertices that the source can still reach over the edges that have something left."""
+    vertices = len(starts) - 1
+    before = np.zeros(len(has_residual) + 1, dtype=np.int32)
+    has_residual.cumsum(out=before[1:])
+    heads = head[has_residual]
+    residual = csr_array((np.ones(len(heads)), heads, before[starts]), shape=(vertices, vertices))
+    found = np.zeros(vertices, dtype=np.bool_)
     found[breadth_first_order(residual, 0, return_predecessors=False)] = True
     return found

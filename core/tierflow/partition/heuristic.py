@@ -34,17 +34,15 @@ from typing import Final
 
 import numpy as np
 
-from tierflow.graph import Graph
+from tierflow.graph import Graph, Mask
 from tierflow.partition.allowed import Allowed, allowed
 from tierflow.partition.budgets import optimal
-from tierflow.partition.crossings import Mask
 from tierflow.partition.demand import meets_budgets
 from tierflow.partition.exact import gap
 from tierflow.partition.latency import (
     LINKS,
     Ranks,
     check_costs,
-    crossing,
     crossing_cost,
     evaluate_ranks,
     ranks_of,
@@ -181,7 +179,7 @@ def _affected(graph: Graph, ranks: Ranks, route: Route, changed: Changes) -> set
     for lower, upper in changed.links:
         if (lower, upper) not in LINKS[route]:
             continue
-        crosses = np.flatnonzero(crossing(graph, ranks >= upper.rank)) if (ranks >= upper.rank).any() else ()
+        crosses = np.flatnonzero(graph.incidence.crossing(ranks >= upper.rank)) if (ranks >= upper.rank).any() else ()
         touched = {names[number] for number in crosses}.union(graph.inputs)
         origins.update(place for name in touched for place in graph.consumers.get(name, ()))
         origins.update(graph.producer[name] for name in touched if name in graph.producer)

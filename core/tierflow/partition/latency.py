@@ -13,13 +13,14 @@ that the cloud reads and the device makes pays both, once each, and so does a re
 `DIRECT` has B = {(2, device_cloud)}.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tierflow.errors import InvalidInputError
-from tierflow.graph import Graph
+from tierflow.graph import Graph, Mask
 from tierflow.partition.problem import Array, Costs, CrossingCost, Latency, Problem
 from tierflow.segment import Route, check_monotone
 from tierflow.tiers import TIERS, Tier
@@ -69,24 +70,14 @@ def evaluate_ranks(graph: Graph, costs: Costs, ranks: Ranks, route: Route) -> La
         above = ranks >= upper.rank
         if above.any():
             cost = crossing_cost(costs, lower, upper)
-            back = returning(graph, above)
-            seconds = cost.fixed + float(cost.tensor[crossing(graph, above)].sum()) + float(cost.result[back].sum())
-            transfer[(lower, upper)] = Seconds(seconds)
+            there = float(cost.tensor[graph.incidence.crossing(above)].sum())
+            back = float(cost.result[returning(graph, above)].sum())
+            transfer[(lower, upper)] = Seconds(cost.fixed + there + back)
     total = Seconds(sum(compute.values()) + sum(transfer.values()))
     return Latency(total=total, compute=compute, transfer=transfer)
 
 
-def crossing(graph: Graph, above: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which tensors cross a boundary: shape [tensors], from which layers are above it: shape [layers]."""
-    arrays = graph.incidence
-    wanted = np.zeros(len(arrays.producer), dtype=np.bool_)
-    is_read = arrays.offset[:-1] < arrays.offset[1:]
-    wanted[is_read] = np.logical_or.reduceat(above[arrays.reader], arrays.offset[:-1][is_read])
-    made_above = above[arrays.producer] & (arrays.producer >= 0)
-    return wanted & ~made_above
-
-
-def returning(graph: Graph, above: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def returning(graph: Graph, above: Mask) -> Mask:
     """Which graph outputs come back over a boundary: shape [outputs]."""
     producer = graph.incidence.output_producer
     return above[producer] & (producer >= 0)
@@ -114,17 +105,17 @@ def check_costs(graph: Graph, costs: Costs) -> None:
         cost, link = crossing_cost(costs, lower, upper), f"{lower}-{upper}"
         if not 0 <= cost.fixed < np.inf:
             raise InvalidInputError(f"the fixed cost of link {link} is {cost.fixed}: it must be >= 0", subject=link)
-        _check_finite(cost.tensor, f"the cost on link {link} of tensor", list(graph.tensors), (len(graph.tensors),))
-        _check_finite(cost.result, f"the cost on link {link} of result", list(graph.outputs), (len(graph.outputs),))
+        _check_finite(cost.tensor, f"the cost on link {link} of tensor", graph.tensors, (len(graph.tensors),))
+        _check_finite(cost.result, f"the cost on link {link} of result", graph.outputs, (len(graph.outputs),))
 
 
-def _check_finite(values: Array, what: str, names: list[str], shape: tuple[int, ...]) -> None:
+def _check_finite(values: Array, what: str, names: Collection[str], shape: tuple[int, ...]) -> None:
     if values.shape != shape:
         raise InvalidInputError(
             f"the costs have shape {values.shape} where the graph needs {shape}: they belong to another graph"
         )
-    wrong = ~((values >= 0) & (values < np.inf))
-    if wrong.any():
-        place = np.argwhere(wrong)[0]
-        name = names[int(place[-1])]
+    right = (values >= 0) & (values < np.inf)
+    if not right.all():
+        place = np.argwhere(~right)[0]
+        name = list(names)[int(place[-1])]
         raise InvalidInputError(f"{what} {name} is {values[tuple(place)]}: it must be >= 0 and finite", subject=name)
