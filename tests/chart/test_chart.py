@@ -24,6 +24,8 @@ EVERYTHING: Final[Mapping[str, Any]] = {
     "watchNamespaces": ["vision", "audio"],
     "prometheus": {"url": "http://prometheus.monitoring:9090"},
     "extraEnv": [{"name": "AWS_REGION", "value": "eu-central-1"}],
+    "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
+    "extraVolumeMounts": [{"name": "authorities", "mountPath": "/authorities"}],
     "extraArgs": ["--request-timeout-seconds=20"],
     "rbac": {"ownerReferencesPermissionEnforcement": True},
     "podAnnotations": {"a": "b"},
