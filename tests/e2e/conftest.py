@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from kindbed.cluster import ROOT, Cluster
+from kindbed.cluster import BESIDE_THE_CONTROL_PLANE, ROOT, Cluster
+from kindbed.monitoring import URL, install
 from kindbed.pipelines import Pipeline
+from kindbed.shaping import slow_down
 from kindbed.traffic import Task, open_node_port, task_of
 
+_CORES = {"device": 0.3, "edge": 0.6}
+"""Of this machine, for each node of a tier."""
 _STORY = pytest.StashKey[Cluster]()
-_ORDER = ("first_steps", "life", "models", "faults", "adaptation", "rights", "upgrade")
+_ORDER = ("first_steps", "life", "models", "adaptation", "faults", "rights", "upgrade")
 """Of the modules: those that others build on come first, and uninstalling comes last."""
 
 
@@ -31,6 +35,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     cluster = Cluster(kept or "tierflow-e2e", ROOT / "build" / "e2e")
     request.session.stash[_STORY] = cluster
     cluster.up()
+    cluster.kubectl("delete", "ipl", "--all", "--all-namespaces")  # of an earlier run that kept the cluster
     yield cluster
     if not kept:
         cluster.down()
@@ -56,6 +61,23 @@ def resnet18(sample: Pipeline) -> Pipeline:
     """The sample with its own spec again, whatever the test before did to it."""
     sample.apply()
     sample.wait_settled(180)
+    return sample
+
+
+@pytest.fixture(scope="session")
+def slow_tiers(cluster: Cluster) -> None:
+    """Devices and edge nodes that are slower than the cloud."""
+    for tier, cores in _CORES.items():
+        slow_down(cluster, tier, cores)
+
+
+@pytest.fixture(scope="session")
+def monitored(cluster: Cluster, sample: Pipeline, slow_tiers: None) -> Pipeline:
+    """The sample with its own spec, and with a Prometheus that measures its workers on tiers of different speed."""
+    install(cluster, os.environ.get("BASE_IMAGE", "python:3.11-slim-bookworm"), dict(BESIDE_THE_CONTROL_PLANE))
+    cluster.configure(prometheus={"url": URL})
+    sample.apply()
+    cluster.wait_for("measurements", lambda: sample.condition("MetricsAvailable").get("status") == "True", 120)
     return sample
 
 

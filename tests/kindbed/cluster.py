@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ _AUDIT_POLICY: Final[Mapping[str, Any]] = {
 }
 _NODE_AUDIT_FOLDER: Final = "/etc/kubernetes/audit"
 # The operator and the monitoring of the tests live where no test stops a node.
-_BESIDE_THE_CONTROL_PLANE: Final[Mapping[str, Any]] = {
+BESIDE_THE_CONTROL_PLANE: Final[Mapping[str, Any]] = {
     "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
     "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}],
 }
@@ -77,6 +78,8 @@ class Cluster:
         self.values = folder / "values.yaml"
         self._environment = {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(folder / "kubectl-cache")}
         self._tools = {name: str(path) for name, path in ensure("kind", "helm", "kubectl").items()}
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        self.worker_image = f"tierflow-worker:{version}"
         self.timings: dict[str, float] = {}
         """Seconds that steps took."""
 
@@ -84,15 +87,33 @@ class Cluster:
 
     def up(self) -> None:
         """Makes the cluster where there is none of the name, and brings Tierflow in it up to date."""
-        self.values.write_text(yaml.safe_dump(dict(_BESIDE_THE_CONTROL_PLANE)))
+        self.values.write_text(yaml.safe_dump(dict(BESIDE_THE_CONTROL_PLANE)))
         if self.exists():
             run(self._tools["kind"], "export", "kubeconfig", "--name", self.name, environment=self._environment)
-        configuration = f"KIND_CONFIG={self._configuration()}"
-        self.make("kind-up", f"CLUSTER={self.name}", configuration, f"HELM_ARGS=--values {self.values}")
+        workers = len(yaml.safe_load((ROOT / "kind-config.yaml").read_text())["nodes"]) - 1
+        names = ",".join(f"{self.name}-worker{number if number > 1 else ''}" for number in range(1, workers + 1))
+        self.make(
+            "kind-up", f"CLUSTER={self.name}", f"KIND_CONFIG={self._configuration()}", f"WORKER_NODES={names}",
+            f"OPERATOR_NODES={self.control_plane}", f"HELM_ARGS=--values {self.values}",
+        )  # fmt: skip
 
     def down(self) -> None:
         """Deletes the cluster."""
         run(self._tools["kind"], "delete", "cluster", "--name", self.name, environment=self._environment)
+
+    def configure(self, **values: Any) -> None:
+        """Adds values to the chart's, and waits until the operator runs with them."""
+        known = yaml.safe_load(self.values.read_text())
+        self.values.write_text(yaml.safe_dump(known | values))
+        self.upgrade()
+
+    def upgrade(self, *arguments: str) -> None:
+        """Upgrades the release to the chart of this folder and the present values, and waits for the operator."""
+        chart, values = str(ROOT / "charts" / "tierflow"), str(self.values)
+        self.helm(
+            "upgrade", "tierflow", chart, "--install", "--namespace", NAMESPACE, "--create-namespace",
+            "--values", values, "--wait", "--timeout", "180s", *arguments,
+        )  # fmt: skip
 
     def exists(self) -> bool:
         """Whether there is a cluster of this name."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from kindbed.cluster import ROOT, Cluster, Manifest
 
 SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
 COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
+_WAITING: Final = ("Stabilizing", "TooSoon")
+_STEADY_SECONDS: Final = 20
+"""For so long nothing has to happen before measurements are taken for settled."""
 _OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
 
 
@@ -111,6 +115,29 @@ class Pipeline:
         self.cluster.wait_for(f"an epoch above {above}", lambda: self.epoch > above, seconds)
         self.wait_settled(max(seconds - (time.monotonic() - began), 10))
         return self.epoch
+
+    def moved_within(self) -> float:
+        """Seconds from the decision for the plan in force until it came into force; whole ones, as the status says."""
+        status = self.object()["status"]
+        decided = next(entry["time"] for entry in status["decisions"] if entry["decision"] == "Move")
+        return (datetime.fromisoformat(status["lastPlanTime"]) - datetime.fromisoformat(decided)).total_seconds()
+
+    def wait_steady(self, seconds: float = 300) -> None:
+        """Waits until measurements are there, and the plan fits them: no better one is waited for."""
+
+        def is_steady() -> bool:
+            decisions = self.object()["status"].get("decisions", [{}])
+            measured = self.condition("MetricsAvailable").get("status") == "True"
+            return measured and self.is_settled() and decisions[0].get("reason") not in _WAITING
+
+        since: float | None = None
+
+        def is_steady_for_a_while() -> bool:
+            nonlocal since
+            since = (since or time.monotonic()) if is_steady() else None
+            return since is not None and time.monotonic() > since + _STEADY_SECONDS
+
+        self.cluster.wait_for(f"a steady plan of {self.name}", is_steady_for_a_while, seconds)
 
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""

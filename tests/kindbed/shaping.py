@@ -1,0 +1,95 @@
+"""Slower links and slower nodes of a kind cluster, and nodes that go: what the world does to a pipeline."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from kindbed.cluster import Cluster, run
+
+_UNLIMITED: Final = "10gbit"
+_DEVICE: Final = "eth0"
+
+
+class Links:
+    """Bandwidth limits between tiers, set with tc on what the lower tier's nodes send to the upper tier's pods."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._limits: dict[tuple[str, str], float] = {}
+
+    def limit(self, lower: str, upper: str, megabits_per_second: float) -> None:
+        """Limits what every node of `lower` can send to the pods of `upper`."""
+        self._limits[lower, upper] = megabits_per_second
+        ranges = self._pod_ranges()
+        for node in self._cluster.nodes(lower):
+            self._shape(node, {ranges[up]: rate for (low, up), rate in self._limits.items() if low == lower})
+
+    def free(self) -> None:
+        """Takes all limits back."""
+        for lower in {lower for lower, _ in self._limits}:
+            for node in self._cluster.nodes(lower):
+                self._cluster.on_node(node, "tc", "qdisc", "del", "dev", _DEVICE, "root")
+        self._limits.clear()
+
+    def _pod_ranges(self) -> dict[str, tuple[str, ...]]:
+        nodes = self._cluster.objects("nodes", "tierflow.dev/tier")
+        ranges: dict[str, tuple[str, ...]] = {}
+        for node in nodes:
+            tier = node["metadata"]["labels"]["tierflow.dev/tier"]
+            ranges[tier] = (*ranges.get(tier, ()), node["spec"]["podCIDR"])
+        return ranges
+
+    def _shape(self, node: str, limits: dict[tuple[str, ...], float]) -> None:
+        lines = [
+            f"qdisc replace dev {_DEVICE} root handle 1: htb default 1",
+            f"class replace dev {_DEVICE} parent 1: classid 1:1 htb rate {_UNLIMITED}",
+        ]
+        for number, (ranges, rate) in enumerate(limits.items(), start=2):
+            lines.append(
+                f"class replace dev {_DEVICE} parent 1: classid 1:{number} htb rate {rate:g}mbit burst 32kb cburst 32kb"
+            )
+            lines += [
+                f"filter add dev {_DEVICE} parent 1: protocol ip prio 1 u32 match ip dst {pods} flowid 1:{number}"
+                for pods in ranges
+            ]
+        # Afresh, since filters can only be added.
+        commands = "; ".join(f"tc {line}" for line in lines)
+        self._cluster.on_node(node, "bash", "-c", f"tc qdisc del dev {_DEVICE} root 2>/dev/null; set -e; {commands}")
+
+
+@contextmanager
+def stopped(cluster: Cluster, node: str) -> Iterator[None]:
+    """A node that is dead; it comes back, and is waited for, at the end."""
+    run("docker", "stop", "--time", "0", node)
+    try:
+        yield
+    finally:
+        run("docker", "start", node)
+        _wait_ready(cluster, node)
+
+
+@contextmanager
+def disconnected(cluster: Cluster, node: str) -> Iterator[None]:
+    """A node that nobody can reach; it is connected again, and waited for, at the end."""
+    address = cluster.address(node)
+    run("docker", "network", "disconnect", "kind", node)
+    try:
+        yield
+    finally:
+        run("docker", "network", "connect", "--ip", address, "kind", node)
+        # Routes went with the interface; the node's own service makes those to other nodes' pods again.
+        _wait_ready(cluster, node)
+
+
+def _wait_ready(cluster: Cluster, node: str) -> None:
+    def is_ready() -> bool:
+        conditions = cluster.get("node", node)["status"]["conditions"]
+        return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+    cluster.wait_for(f"{node} ready again", is_ready, 120)
+
+
+def slow_down(cluster: Cluster, tier: str, cores: float) -> None:
+    """Gives each node of a tier so many of this machine's cores; 0 takes that back."""
+    for node in cluster.nodes(tier):
+        run("docker", "update", "--cpus", f"{cores:g}", node)
