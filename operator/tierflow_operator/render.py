@@ -211,8 +211,11 @@ def _deployment(
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": pipeline.spec.rollout.progress_deadline_seconds,
             "selector": {"matchLabels": selector_of(pipeline, component)},
-            # A worker leaves only when its successor is ready.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            # A worker leaves only when its successor is ready. Tile workers start all at once: a move waits for them.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": "100%" if component == TILES else 1, "maxUnavailable": 0},
+            },
             "template": {
                 "metadata": {"labels": labels_of(pipeline, component)},
                 "spec": worker_pod(pipeline, component, config_map, release),
