@@ -23,6 +23,7 @@ from testbed.served_pipeline import ServedPipeline
 CRD_FILE: Final = Path(__file__).parents[2] / "crds" / "tierflow.dev_inferencepipelines.yaml"
 _HERE: Final = Path(__file__).parent
 _SKIP: Final = "TIERFLOW_SKIP_API_TESTS"
+_NEEDS_HELM: Final = "test_pipelines_rights.py"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,10 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Here and not in a fixture: a first build takes longer than a test may.
-    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
-    if wanted and os.environ.get(_SKIP) != "1" and not session.config.option.collectonly:
+    files = {item.path.name for item in session.items if item.path.is_relative_to(_HERE)}
+    if files and os.environ.get(_SKIP) != "1" and not session.config.option.collectonly:
         try:
-            ensure(*CONTROL_PLANE)
+            ensure(*CONTROL_PLANE, *(("helm",) if _NEEDS_HELM in files else ()))
         except MissingBinaryError as error:
             session.config.stash[_MISSING] = str(error)
 
