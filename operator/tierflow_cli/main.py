@@ -19,6 +19,7 @@ from tierflow_cli.operator_command import OPERATOR_CONTEXT, operator
 from tierflow_cli.plan_command import PLAN_EXAMPLES, plan
 from tierflow_cli.profile_command import PROFILE_EXAMPLES, profile
 from tierflow_cli.run_command import RUN_EXAMPLES, run
+from tierflow_cli.simulate_command import SIMULATE_EXAMPLES, simulate
 from tierflow_cli.verify_command import VERIFY_EXAMPLES, verify
 from tierflow_cli.zoo_command import ZOO_EXAMPLES, zoo
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command(epilog=PLAN_EXAMPLES)(plan)
 app.command(epilog=RUN_EXAMPLES)(run)
+app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.command(epilog=ZOO_EXAMPLES)(zoo)
 app.command(epilog=PROFILE_EXAMPLES)(profile)

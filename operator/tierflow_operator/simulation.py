@@ -27,7 +27,7 @@ _LEAST_PAUSE: Final = 0.1
 """Between two looks, in seconds, however soon a decision asks for the next."""
 
 
-GRID: Final = 1.05
+GRID: Final = 1.1
 """Figures that differ by less than this factor may be the same in the search for the best plan; never for decisions."""
 
 

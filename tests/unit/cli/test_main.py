@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from tierflow.partition.problem import Algorithm
-from tierflow_cli import export_command, plan_command, profile_command, verify_command, zoo_command
+from tierflow_cli import export_command, plan_command, profile_command, simulate_command, verify_command, zoo_command
 from tierflow_cli.options import AlgorithmName
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,11 @@ def lines_of(examples: str) -> list[str]:
 
 
 QUICK = [*lines_of(plan_command.PLAN_EXAMPLES), *lines_of(zoo_command.ZOO_EXAMPLES)]
-SLOW = [*lines_of(verify_command.VERIFY_EXAMPLES), *lines_of(profile_command.PROFILE_EXAMPLES)]
+SLOW = [
+    *lines_of(verify_command.VERIFY_EXAMPLES),
+    *lines_of(profile_command.PROFILE_EXAMPLES),
+    *lines_of(simulate_command.SIMULATE_EXAMPLES),
+]
 
 
 def run_example(run: Callable[..., Any], example: str, folder: Path, small_model: Path, monkeypatch: Any) -> None:
@@ -55,7 +59,7 @@ def test_the_examples_that_run_models_do_as_well(
     run_example(run, example, tmp_path, small_model, monkeypatch)
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "verify", "zoo", "profile", "export"])
+@pytest.mark.parametrize("command", ["plan", "run", "simulate", "verify", "zoo", "profile", "export"])
 def test_every_command_has_help_with_examples(run: Callable[..., Any], command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0
