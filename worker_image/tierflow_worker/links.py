@@ -8,9 +8,9 @@ the round trip, large ones the bandwidth:
 
 1. Round trip: the smallest of the last `_SMALL_WINDOW` small transfers, each less the time that its bytes took. What
    disturbs a message only ever adds to its time, so the smallest is the truest.
-2. Bandwidth: the median, weighted by bytes, of the rates of the last `_BUSY_WINDOW` times that the link was busy with
-   large transfers, each less the round trip. The median follows a change once it has seen it in most of the window,
-   and ignores single outliers.
+2. Bandwidth: of the rates of the last `_BUSY_WINDOW` times that the link was busy with large transfers, each less the
+   round trip, the one that a third of the bytes were at least as fast as. It follows a change once it has seen it in
+   most of the window, and ignores a single outlier; of several, those that are too slow, which are what there is most.
 3. Transfers that overlap share the link and wait for each other: they are one busy time, with the bytes of all. What a
    message waits for at the neighbour is not the link's and is not counted.
 4. Without small transfers the round trip is where the line through the large ones (Theil and Sen's median of slopes)
@@ -32,7 +32,8 @@ LARGE_BYTES: Final = 8192
 """Transfers from this size on show the bandwidth; those between are too little of either."""
 
 _SMALL_WINDOW: Final = 6
-_BUSY_WINDOW: Final = 5
+_BUSY_WINDOW: Final = 4
+_FAST_SHARE: Final = 1 / 3
 _SLOPE_WINDOW: Final = 16
 _MOST_OVERLAPPING: Final = 6  # transfers of one busy time, so that a link that is never idle is followed too
 _OLDEST_SECONDS: Final = 300.0
@@ -165,12 +166,12 @@ class LinkEstimator:
 
 
 def _bandwidth(times: Sequence[_Busy], round_trip: float) -> float | None:
-    """The median rate, weighted by bytes, the higher of two; None where none of them shows one."""
+    """The rate that a third of the bytes were at least as fast as; None where none of the times shows one."""
     rates = sorted(((rate, busy.bytes) for busy in times if (rate := busy.rate(round_trip)) is not None), reverse=True)
-    half = sum(weight for _, weight in rates) / 2
+    left = sum(weight for _, weight in rates) * _FAST_SHARE
     for rate, weight in rates:
-        half -= weight
-        if half <= 0:
+        left -= weight
+        if left <= 0:
             return rate
     return None
 

@@ -4,9 +4,10 @@ Each link is probed with an OIP call to the neighbour, over a connection of its 
 
 - round trip: three `ServerLive` calls every 10 s while idle, and every 60 s while requests use the link, since messages
   of one size alone can't tell round trip from bandwidth;
-- bandwidth: while idle, every 30 s one `ModelInfer` with the parameter `tierflow_probe`, which the neighbour answers at
-  once. Its payload is what the link takes some 0.1 s for, at least 8 KiB and at most 512 KiB; where it took much less,
-  a larger one follows.
+- bandwidth: while idle, every 30 s `ModelInfer` with the parameter `tierflow_probe`, which the neighbour answers at
+  once. The payload is what the link takes some 0.1 s for, at least 8 KiB and at most 512 KiB, in up to four messages of
+  which the fastest counts: what else the two machines do makes a message slower and never faster. Where the link turns
+  out to take much less than 0.1 s for it, a larger one follows.
 
 A worker that has just started probes after 1, 2, 4, ... seconds until these periods are reached: at most 4 MiB in its
 first minute.
@@ -18,22 +19,20 @@ the link for 2 s.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
-
-import grpc
-import grpc.aio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.errors import TierflowError, UnreachableError
 from tierflow.protocol import wire
-from tierflow.protocol.codec import decode_response, encode_request
-from tierflow.protocol.messages import PROBE_PARAMETER, SECONDS_PARAMETER, InferRequest, InferTensor
+from tierflow.protocol.codec import decode_response, request_parts
+from tierflow.protocol.messages import PROBE_PARAMETER, SECONDS_PARAMETER, Data, InferRequest, InferTensor
 from tierflow.tiers import Tier
-from tierflow_worker.chain import channel_options
 from tierflow_worker.links import LARGE_BYTES, LinkEstimate, LinkEstimator, Transfer
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics, Purpose
+from tierflow_worker.rpc.client import Channel
+from tierflow_worker.rpc.status import RpcError
 
 PINGS: Final = 3
 PING_SECONDS: Final = 10.0
@@ -44,6 +43,7 @@ SMALLEST_PAYLOAD: Final = LARGE_BYTES
 LARGEST_PAYLOAD: Final = 512 * 1024
 
 _PAYLOAD_WIRE_SECONDS: Final = 0.1
+_MOST_MESSAGES: Final = 4
 _PAYLOAD_GROWTH: Final = 8
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 0.5
@@ -76,11 +76,18 @@ class LinkWatch:
     def transferred(self, to: Tier, transfer: Transfer) -> None:
         """A request and its answer have crossed the link to a tier."""
         self._last_request[to] = self._clock()
-        self._learn(to, transfer, Purpose.REQUEST)
+        self._count(to, transfer, Purpose.REQUEST)
+        self._learn(to, transfer)
 
     def probed(self, to: Tier, transfer: Transfer) -> None:
         """A probe and its answer have crossed the link to a tier."""
-        self._learn(to, transfer, Purpose.PROBE)
+        self.probed_in_a_row(to, [transfer])
+
+    def probed_in_a_row(self, to: Tier, transfers: Sequence[Transfer]) -> None:
+        """Probes of one size and their answers have crossed the link to a tier; the fastest tells what it can do."""
+        for transfer in transfers:
+            self._count(to, transfer, Purpose.PROBE)
+        self._learn(to, min(transfers, key=lambda transfer: transfer.wire_seconds))
 
     def unreachable(self, to: Tier) -> None:
         """A message could not be sent to a tier, or its answer did not come."""
@@ -98,9 +105,11 @@ class LinkWatch:
     def _estimator(self, to: Tier) -> LinkEstimator:
         return self._estimators.setdefault(to, LinkEstimator())
 
-    def _learn(self, to: Tier, transfer: Transfer, purpose: Purpose) -> None:
+    def _count(self, to: Tier, transfer: Transfer, purpose: Purpose) -> None:
         self._metrics.set_link_up(to, True)
         self._metrics.count_link_bytes(to, sent=transfer.sent_bytes, received=transfer.received_bytes, purpose=purpose)
+
+    def _learn(self, to: Tier, transfer: Transfer) -> None:
         known = self._estimator(to).observe(transfer, now=self._clock())
         if known.measured is not None:
             self._metrics.observe_link(
@@ -138,34 +147,32 @@ class GrpcNeighbour:
     def __init__(self, downstream: Downstream, *, pipeline: str, max_message_bytes: int) -> None:
         self._name = f"{downstream.tier} at {downstream.address}"
         self._pipeline = pipeline
-        self._channel = grpc.aio.insecure_channel(downstream.address, options=channel_options(max_message_bytes))
-        self._live = self._channel.unary_unary(f"/{wire.SERVICE}/ServerLive")
-        self._infer = self._channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        self._channel = Channel(downstream.address, max_message_bytes=max_message_bytes)
 
     async def ping(self) -> Transfer:
         """A `ServerLive` call; see `Neighbour`."""
-        return await self._measure(self._live, b"")
+        return await self._measure("ServerLive", [])
 
     async def send(self, payload_bytes: int) -> Transfer:
         """A `ModelInfer` call with the parameter `tierflow_probe`; see `Neighbour`."""
         # Random bytes, so that nothing on the way can make them fewer.
         tensor = InferTensor("probe", "uint8", (payload_bytes,), os.urandom(payload_bytes))
         request = InferRequest(self._pipeline, (tensor,), parameters={PROBE_PARAMETER: True})
-        return await self._measure(self._infer, encode_request(request))
+        return await self._measure("ModelInfer", request_parts(request))
 
     async def close(self) -> None:
         """Ends the connection."""
         await self._channel.close()
 
-    async def _measure(self, call: Any, data: bytes) -> Transfer:
+    async def _measure(self, method: str, parts: Sequence[Data]) -> Transfer:
         began = time.perf_counter()
         try:
-            answer: bytes = await call(data, timeout=_DEADLINE_SECONDS)
-        except grpc.aio.AioRpcError as error:
+            answer = await self._channel.unary(f"/{wire.SERVICE}/{method}", parts, timeout=_DEADLINE_SECONDS)
+        except RpcError as error:
             raise UnreachableError(f"{self._name} did not answer a probe: {error.details()}") from error
         seconds = time.perf_counter() - began
-        elsewhere = decode_response(answer).parameters.get(SECONDS_PARAMETER, 0.0) if data else 0.0
-        return Transfer(len(data), len(answer), seconds, float(elsewhere))
+        elsewhere = decode_response(answer).parameters.get(SECONDS_PARAMETER, 0.0) if parts else 0.0
+        return Transfer(sum(map(len, parts)), len(answer), seconds, float(elsewhere))
 
 
 class Prober:
@@ -253,13 +260,30 @@ class Prober:
             self._watch.probed(to, await self._neighbours[to].ping())
 
     async def _send_payloads(self, to: Tier) -> None:
-        size = min(payload_size(self._watch.estimate(to)), self._largest_payload)
+        size = self._payload_size(to)
         while self._is_idle():
-            transfer = await self._neighbours[to].send(size)
-            self._watch.probed(to, transfer)
-            if size == self._largest_payload or transfer.wire_seconds >= _PAYLOAD_WIRE_SECONDS / 2:
+            size = await self._send_payload(to, size)
+            wanted = self._payload_size(to)
+            if size >= wanted / 2:
                 return
-            size = min(size * _PAYLOAD_GROWTH, self._largest_payload)
+            size = min(size * _PAYLOAD_GROWTH, wanted)
+
+    def _payload_size(self, to: Tier) -> int:
+        return min(payload_size(self._watch.estimate(to)), self._largest_payload)
+
+    async def _send_payload(self, to: Tier, size: int) -> int:
+        """Sends a payload in several messages, fewer where the link is slow; returns their bytes."""
+        message_bytes = min(max(size // _MOST_MESSAGES, SMALLEST_PAYLOAD), size)
+        round_trip = self._watch.estimate(to).round_trip_seconds or 0.0
+        transfers: list[Transfer] = []
+        fastest = 0.0
+        while not transfers or (
+            self._is_idle() and len(transfers) < _MOST_MESSAGES and fastest * len(transfers) < _PAYLOAD_WIRE_SECONDS
+        ):
+            transfers.append(await self._neighbours[to].send(message_bytes))
+            fastest = min(transfer.wire_seconds for transfer in transfers) - round_trip
+        self._watch.probed_in_a_row(to, transfers)
+        return message_bytes * len(transfers)
 
 
 def payload_size(estimate: LinkEstimate) -> int:

@@ -2,6 +2,9 @@
 
 import asyncio
 import io
+import itertools
+import random
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,7 +15,13 @@ from tierflow.tiers import Tier
 from tierflow_worker.links import LARGE_BYTES, LinkEstimate, Transfer
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
-from tierflow_worker.probing import LARGEST_PAYLOAD, LinkWatch, Prober, neighbours_of, payload_size
+from tierflow_worker.probing import (
+    LARGEST_PAYLOAD,
+    LinkWatch,
+    Prober,
+    neighbours_of,
+    payload_size,
+)
 
 WIFI = (18.88e6 / 8, 0.020)
 
@@ -30,13 +39,14 @@ class SimulatedNeighbour:
 
     def __init__(self, clock: Clock, link: tuple[float, float]) -> None:
         self.clock, self.link, self.reachable = clock, link, True
+        self.delays: Iterator[float] = itertools.repeat(0.0)
         self.pings: list[float] = []
         self.payloads: list[tuple[float, int]] = []
 
     def _transfer(self, size: int) -> Transfer:
         if not self.reachable:
             raise UnreachableError("nobody there")
-        seconds = self.link[1] + size / self.link[0]
+        seconds = self.link[1] + size / self.link[0] + next(self.delays)
         self.clock.now += seconds
         return Transfer(size, 0, seconds)
 
@@ -115,6 +125,25 @@ def test_probes_of_an_idle_link_cost_what_the_documentation_says(link: tuple[flo
     assert sent <= 1 << 20
     assert sent <= 0.018 * 60 * link[0]
     assert len([at for at in world.neighbour.pings if at > world.clock.now - 60]) <= 6 * 3
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("link", [WIFI, (5.85e6 / 8, 0.040)], ids=["wifi", "4g"])
+def test_a_machine_that_is_busy_half_of_the_time_does_not_make_a_link_look_slow(
+    link: tuple[float, float], seed: int
+) -> None:
+    world, source = World(link), random.Random(seed)
+    world.neighbour.delays = (source.uniform(0.0, 0.06) if source.random() < 0.5 else 0.0 for _ in itertools.count())
+    world.pass_seconds(10)
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(link[0], rel=0.15)
+
+
+def test_every_message_of_a_probe_is_counted() -> None:
+    world = World()
+    world.pass_seconds(60)
+    sent = sum(size for _, size in world.neighbour.payloads)
+    assert len(world.neighbour.payloads) > len({at // 1 for at, _ in world.neighbour.payloads}), "some in a row"
+    assert world.value("tierflow_link_sent_bytes_total") == sent
 
 
 def test_a_change_of_an_idle_link_is_followed() -> None:
