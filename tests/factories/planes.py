@@ -126,7 +126,7 @@ async def serving(
     face = GrpcFace(plane, pipeline=descriptor.pipeline, max_message_bytes=MESSAGE_BYTES, log=log)
     bound = await face.start("127.0.0.1", port)
     plane.set_ready()
-    await face.tell_readiness()
+    face.tell_readiness()
     try:
         yield Node(plane, face, store, f"127.0.0.1:{bound}", list(clients.values()), stream)
     finally:

@@ -130,7 +130,7 @@ class TamperingServer:
         except (TierflowError, RuntimeError) as error:
             code, text, metadata = to_status(error)
             context.set_trailing_metadata(metadata)
-            context.abort(code, text)
+            context.abort(next(known for known in grpc.StatusCode if known.value[0] == code), text)
         self.late.wait(60)
         return answer
 

@@ -7,11 +7,8 @@ sent again where the worker answered, whatever it said, nor when their time is o
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Final, Protocol
-
-import grpc
-import grpc.aio
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from tierflow.descriptor import Downstream
 from tierflow.errors import (
@@ -21,20 +18,20 @@ from tierflow.errors import (
     UnreachableError,
 )
 from tierflow.protocol import wire
-from tierflow.protocol.codec import decode_response, encode_request
-from tierflow.protocol.messages import SECONDS_PARAMETER, InferRequest, InferResponse
+from tierflow.protocol.codec import decode_response, request_parts
+from tierflow.protocol.messages import SECONDS_PARAMETER, Data, InferRequest, InferResponse
 from tierflow.tiers import Tier
 from tierflow_worker.links import Transfer
+from tierflow_worker.rpc.client import Channel
+from tierflow_worker.rpc.status import Code, RpcError
 from tierflow_worker.statuses import from_status
 
-LARGEST_FRAME: Final = 4 * 2**20
-"""Bytes of an HTTP/2 frame that workers take from each other; with 16 KiB, the default, large messages cost more."""
-
+_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 0.5
 _LARGEST_MARGIN_SECONDS: Final = 0.05
 _MARGIN: Final = 0.05  # of the time left, kept for the way back
-_GONE: Final = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED))
+_GONE: Final = frozenset((Code.UNAVAILABLE, Code.CANCELLED))
 
 
 class LinkObserver(Protocol):
@@ -45,25 +42,6 @@ class LinkObserver(Protocol):
 
     def unreachable(self, to: Tier) -> None:
         """A request could not be sent to a tier, or its answer did not come."""
-
-
-def channel_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
-    """Options of a channel between workers."""
-    return (
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.http2.max_frame_size", LARGEST_FRAME),
-        # A worker that is replaced is back in seconds; look for it often.
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 1000),  # how long one attempt to connect may take
-        ("grpc.max_reconnect_backoff_ms", 500),
-        # A peer that vanished without a word (a node that died) is noticed although nothing is sent back.
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.enable_retries", 0),  # retried below, where it is known what is safe
-        ("grpc.use_local_subchannel_pool", 1),
-    )
 
 
 class DownstreamClient:
@@ -93,8 +71,7 @@ class DownstreamClient:
         self._patience_seconds = patience_seconds
         self._observer = observer
         self._clock = clock
-        self._channel = grpc.aio.insecure_channel(downstream.address, options=channel_options(max_message_bytes))
-        self._call = self._channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        self._channel = Channel(downstream.address, max_message_bytes=max_message_bytes)
 
     async def infer(self, request: InferRequest, *, deadline: float | None) -> InferResponse:
         """Sends a request and waits for its answer, in spite of a worker that is being replaced.
@@ -109,15 +86,16 @@ class DownstreamClient:
             IntegrityError: where its answer is garbage.
             TierflowError: what it answered.
         """
-        data = encode_request(request)
+        parts = request_parts(request)
+        size = sum(map(len, parts))
         give_up = self._clock() + self._patience_seconds
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = self._clock()
             left = None if deadline is None else deadline - began
             try:
-                answer = await self._send(data, left)
-            except grpc.aio.AioRpcError as error:
+                answer = await self._send(parts, left)
+            except RpcError as error:
                 problem = self._understand(error)
                 if not isinstance(problem, _GoneError):
                     raise problem from error
@@ -130,36 +108,35 @@ class DownstreamClient:
             seconds = self._clock() - began
             response = decode_response(answer)
             # Learned from once the answer is on its way down, not before.
-            asyncio.get_running_loop().call_soon(self._observe, response, len(data), len(answer), seconds)
+            asyncio.get_running_loop().call_soon(self._observe, response, size, len(answer), seconds)
             return response
 
     async def close(self) -> None:
         """Ends the connection, and the requests that are under way on it."""
         await self._channel.close()
 
-    async def _send(self, data: bytes, left: float | None) -> bytes:
+    async def _send(self, parts: Sequence[Data], left: float | None) -> Data:
         """One attempt, with a deadline of its own that leaves time for the way back."""
         timeout = None if left is None else max(left - _margin(left), 0.001)
-        answer: bytes = await self._call(data, timeout=timeout)
-        return answer
+        return await self._channel.unary(_INFER, parts, timeout=timeout)
 
-    def _understand(self, error: Any) -> TierflowError:
+    def _understand(self, error: RpcError) -> TierflowError:
         """What an attempt's failure means; `_GoneError` where another attempt makes sense."""
         meant = from_status(error, sender=self._name)
         if meant is not None and not (isinstance(meant, UnreachableError) and not meant.subject):
             return meant
-        code, details = error.code(), error.details() or ""
+        code, details = error.code(), error.details()
         if code in _GONE:
             self._tell_unreachable()
             return _GoneError(details or code.name)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+        if code is Code.DEADLINE_EXCEEDED:
+            if not self._channel.connected:
                 self._tell_unreachable()
                 return UnreachableError(
                     f"{self._name} can't be reached: no connection within the deadline", subject=self._tier
                 )
             return DeadlineExceededError(f"{self._name} did not answer within the deadline", subject=self._tier)
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if code is Code.RESOURCE_EXHAUSTED:
             return InvalidRequestError(
                 f"{self._name} refused the message: {details}; raise --max-message-bytes on both tiers",
                 subject=self._tier,

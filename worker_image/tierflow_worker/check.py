@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from tierflow.protocol.messages import InferTensor
 from tierflow.tiers import Tier
 from tierflow_worker.reference import Reference
 from tierflow_worker.settings import default_cache_dir
+
+Result = TypeVar("Result")
 
 HOLDS: Final = 0
 DIFFERS: Final = 1
@@ -91,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Checks a chain; returns the exit code."""
     began = time.monotonic()
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it thinks of a connection is in the verdict
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop)
     reference: Reference | None = None
@@ -120,6 +121,8 @@ def _stop(*_: object) -> None:
 def _check(
     settings: Settings, known: Mapping[Tier, WorkerDescriptor], reference: Reference, deadline: float
 ) -> tuple[int, Verdict]:
+    import asyncio
+
     from tierflow_worker.own_parts import drive, route_of
     from tierflow_worker.tensors import from_array
     from tierflow_worker.verification import sample_tensors
@@ -132,31 +135,49 @@ def _check(
     inputs = {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in described}
     reference.give(inputs)
 
-    def pause(seconds: float) -> None:
+    async def pause(seconds: float) -> None:
         if reference.answer.done():
             reference.answer.result()  # raises at once where no answer can be compared
-        time.sleep(seconds)
+        await asyncio.sleep(seconds)
 
-    problem: TierflowError | None = None
-    answer: dict[str, InferTensor] = {}
-    try:
-        answer = drive(inputs, route, settings.workers, deadline=deadline, pause=pause)
-    except _NO_ANSWER:
-        raise
-    except TierflowError as error:
-        if reference.answer.done() and error is reference.answer.exception():
+    async def checked() -> tuple[int, Verdict]:
+        problem: TierflowError | None = None
+        answer: dict[str, InferTensor] = {}
+        try:
+            answer = await drive(inputs, route, settings.workers, deadline=deadline, pause=pause)
+        except _NO_ANSWER:
             raise
-        problem = error
+        except TierflowError as error:
+            if reference.answer.done() and error is reference.answer.exception():
+                raise
+            problem = error
+        whole = asyncio.wrap_future(reference.answer)
+        done, _ = await asyncio.wait((whole,), timeout=max(deadline - time.monotonic(), 0.0))
+        if not done:
+            raise DeadlineExceededError(
+                f"the whole model's answer was not there within {settings.timeout_seconds:g} s; raise --timeout-seconds"
+            )
+        expected = whole.result()
+        if problem is not None:
+            return DIFFERS, Verdict(holds=False, tiers=tiers, message=str(problem))
+        verdict = compare(answer, expected, tiers)
+        return HOLDS if verdict.holds else DIFFERS, verdict
+
+    return asyncio.run(_until_stopped(checked()))
+
+
+async def _until_stopped(checked: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine returns, unless a signal to stop comes before."""
+    import asyncio
+
+    checking = asyncio.ensure_future(checked)
+    for number in _STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, checking.cancel)
     try:
-        expected = reference.answer.result(max(deadline - time.monotonic(), 0.0))
-    except TimeoutError as error:
-        raise DeadlineExceededError(
-            f"the whole model's answer was not there within {settings.timeout_seconds:g} s; raise --timeout-seconds"
-        ) from error
-    if problem is not None:
-        return DIFFERS, Verdict(holds=False, tiers=tiers, message=str(problem))
-    verdict = compare(answer, expected, tiers)
-    return HOLDS if verdict.holds else DIFFERS, verdict
+        return await checking
+    except asyncio.CancelledError:
+        _stop()
+        raise
 
 
 def compare(answer: Mapping[str, InferTensor], expected: Mapping[str, InferTensor], tiers: tuple[Tier, ...]) -> Verdict:

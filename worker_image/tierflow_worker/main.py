@@ -60,9 +60,6 @@ def _run(settings: Settings, descriptor: WorkerDescriptor, log: Log, began: floa
 
 
 def _serve(settings: Settings, descriptor: WorkerDescriptor, store: SegmentStore, log: Log, began: float) -> None:
-    # gRPC writes what it thinks of a connection to standard error by itself; its errors reach the log anyway.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     adopt_libraries(log)
     import asyncio
 

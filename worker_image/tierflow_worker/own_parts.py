@@ -3,12 +3,11 @@
 What it would send on is handed on from here, so workers can be tried that the ones below them don't reach yet.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import grpc
+from typing import Final
 
 from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import (
@@ -22,24 +21,28 @@ from tierflow.errors import (
 )
 from tierflow.graph import Tensor
 from tierflow.protocol import wire
-from tierflow.protocol.codec import decode_response, encode_request
+from tierflow.protocol.codec import decode_response, request_parts
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
     ONLY_OWN_PARAMETER,
     SEGMENT_PARAMETER,
+    Data,
     InferRequest,
     InferTensor,
     Parameter,
 )
 from tierflow.tiers import TIERS, Tier
-from tierflow_worker.chain import channel_options
+from tierflow_worker.rpc.client import Channel
+from tierflow_worker.rpc.status import Code, RpcError
 from tierflow_worker.statuses import from_status
 from tierflow_worker.tensors import check_tensors
 
 Tensors = Mapping[str, InferTensor]
 Clock = Callable[[], float]
+Pause = Callable[[float], Awaitable[None]]
 
-_UNLIMITED: Final = -1  # the worker's own limit counts
+_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
+_UNLIMITED: Final = 2**31 - 1  # the worker's own limit counts
 _PAUSE_SECONDS: Final = 0.1
 _REQUEST_ID: Final = "check"
 
@@ -79,14 +82,14 @@ def route_of(descriptors: Mapping[Tier, WorkerDescriptor]) -> tuple[Stop, ...]:
     return tuple(stops)
 
 
-def drive(
+async def drive(
     inputs: Tensors,
     route: Sequence[Stop],
     addresses: Mapping[Tier, str],
     *,
     deadline: float,
     clock: Clock = time.monotonic,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Pause = asyncio.sleep,
 ) -> dict[str, InferTensor]:
     """The results of all workers on the route.
 
@@ -113,7 +116,7 @@ def drive(
             parameters[BOUNDARY_PARAMETER] = boundary
         given = tuple(arriving[tensor.name] for tensor in segment.accepts.tensors)
         request = InferRequest(stop.pipeline, given, _REQUEST_ID, parameters=parameters)
-        made = _Worker(stop, addresses[stop.tier], clock, pause).ask(request, deadline)
+        made = await _Worker(stop, addresses[stop.tier], clock, pause).ask(request, deadline)
         results |= {tensor.name: made[tensor.name] for tensor in segment.results}
         arriving, boundary = made, segment.sends.id if segment.sends is not None else ""
     return results
@@ -122,28 +125,30 @@ def drive(
 class _Worker:
     """One worker on the route."""
 
-    def __init__(self, stop: Stop, address: str, clock: Clock, pause: Callable[[float], None]) -> None:
+    def __init__(self, stop: Stop, address: str, clock: Clock, pause: Pause) -> None:
         self._stop = stop
         self._name = f"{stop.tier} at {address}"
         self._address = address
         self._clock = clock
         self._pause = pause
 
-    def ask(self, request: InferRequest, deadline: float) -> dict[str, InferTensor]:
+    async def ask(self, request: InferRequest, deadline: float) -> dict[str, InferTensor]:
         """The tensors that the worker's segment sends on and returns; waits for a worker that is still starting."""
-        data = encode_request(request)
-        with grpc.insecure_channel(self._address, options=channel_options(_UNLIMITED)) as channel:
-            call = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
-            reason = "the time was over before it could be asked"
+        parts = request_parts(request)
+        channel = Channel(self._address, max_message_bytes=_UNLIMITED)
+        reason = "the time was over before it could be asked"
+        try:
             while (left := deadline - self._clock()) > 0:
                 try:
-                    return self._read(call(data, timeout=left))
-                except grpc.RpcError as error:
+                    return self._read(await channel.unary(_INFER, parts, timeout=left))
+                except RpcError as error:
                     reason, seconds = self._understand(error)
-                self._pause(max(min(seconds, deadline - self._clock()), 0.0))
+                await self._pause(max(min(seconds, deadline - self._clock()), 0.0))
+        finally:
+            await channel.close()
         raise UnreachableError(f"{self._name} did not answer in time: {reason}", subject=self._stop.tier)
 
-    def _understand(self, error: Any) -> tuple[str, float]:
+    def _understand(self, error: RpcError) -> tuple[str, float]:
         """Why there is no answer yet, and the seconds until it makes sense to ask again.
 
         Raises:
@@ -155,11 +160,11 @@ class _Worker:
         if meant is not None:
             raise meant from error
         reason = f"{error.code().name}: {error.details()}"
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code() not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             raise TierflowError(f"{self._name} failed: {reason}", subject=self._stop.tier) from error
         return reason, _PAUSE_SECONDS
 
-    def _read(self, answer: bytes) -> dict[str, InferTensor]:
+    def _read(self, answer: Data) -> dict[str, InferTensor]:
         segment = self._stop.segment
         sends: tuple[Tensor, ...] = segment.sends.tensors if segment.sends is not None else ()
         try:

@@ -125,7 +125,7 @@ class Worker:
 
                     async def become_ready() -> None:
                         self._plane.set_ready()
-                        await self._grpc.tell_readiness()
+                        self._grpc.tell_readiness()
                         seconds = round(time.perf_counter() - began, 3)
                         self._log.info("ready", grpc_port=grpc_port, rest_port=rest_port, seconds=seconds)
 
@@ -252,7 +252,7 @@ class Worker:
     async def _drain(self) -> None:
         self._log.info("draining", in_flight=self._plane.in_flight)
         self._plane.drain()
-        await self._grpc.tell_readiness()
+        self._grpc.tell_readiness()
         stopping = [self._stop_grpc()]
         if self._rest is not None:
             stopping.append(self._rest.stop())

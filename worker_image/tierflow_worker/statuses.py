@@ -4,9 +4,8 @@ The status code and its text are for any client. Between workers the trailing me
 error's kind, so that nothing is lost on the way down; `retry-after-ms` is for both.
 """
 
-from typing import Any, Final
+from typing import Final
 
-import grpc
 import msgspec
 
 from tierflow import errors
@@ -20,19 +19,20 @@ from tierflow.errors import (
     UnknownModelError,
     UnreachableError,
 )
+from tierflow_worker.rpc.status import Code, RpcError
 
 RETRY_AFTER: Final = "retry-after-ms"
 _ERROR: Final = "tierflow-error-bin"
 _LONGEST_MESSAGE: Final = 1500  # trailing metadata has to fit 8 KiB, each byte of a text taking up to three
 
 _CODES: Final = {
-    UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    UnknownBoundaryError: grpc.StatusCode.FAILED_PRECONDITION,
-    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    UnreachableError: grpc.StatusCode.UNAVAILABLE,
-    IntegrityError: grpc.StatusCode.DATA_LOSS,
+    UnknownModelError: Code.NOT_FOUND,
+    InvalidRequestError: Code.INVALID_ARGUMENT,
+    UnknownBoundaryError: Code.FAILED_PRECONDITION,
+    OverloadedError: Code.RESOURCE_EXHAUSTED,
+    DeadlineExceededError: Code.DEADLINE_EXCEEDED,
+    UnreachableError: Code.UNAVAILABLE,
+    IntegrityError: Code.DATA_LOSS,
 }
 
 
@@ -41,11 +41,11 @@ class _Error(msgspec.Struct):
     subject: str
 
 
-def to_status(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+def to_status(error: Exception) -> tuple[Code, str, tuple[tuple[str, str | bytes], ...]]:
     """The code, text and trailing metadata of an error; INTERNAL for one that nobody anticipated."""
     if not isinstance(error, TierflowError):
-        return grpc.StatusCode.INTERNAL, "an unexpected error, which the worker's log describes", ()
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+        return Code.INTERNAL, "an unexpected error, which the worker's log describes", ()
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), Code.INTERNAL)
     kind = _Error(type(error).__name__, _shortened(error.subject, 200))
     metadata: list[tuple[str, str | bytes]] = [(_ERROR, msgspec.json.encode(kind))]
     if isinstance(error, OverloadedError):
@@ -53,14 +53,14 @@ def to_status(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, 
     return code, _shortened(error.message, _LONGEST_MESSAGE), tuple(metadata)
 
 
-def from_status(error: Any, *, sender: str) -> TierflowError | None:
+def from_status(error: RpcError, *, sender: str) -> TierflowError | None:
     """The error that a worker meant, its message beginning with `sender`; None where the status isn't a worker's own.
 
     Args:
-        error: A `grpc.aio.AioRpcError`.
+        error: How a call ended.
         sender: Who answered, like `edge at 10.0.0.7:8001`.
     """
-    metadata = dict(error.trailing_metadata() or ())
+    metadata = dict(error.trailing_metadata())
     try:
         meant = msgspec.json.decode(metadata.get(_ERROR, b""), type=_Error)
     except msgspec.DecodeError:

@@ -48,6 +48,11 @@ class _MalformedError(Exception):
 
 def encode_request(request: InferRequest) -> bytes:
     """The request as a `ModelInferRequest`."""
+    return b"".join(request_parts(request))
+
+
+def request_parts(request: InferRequest) -> list[Data]:
+    """As `encode_request`, in pieces, so that tensors need not be copied: they are among them as they are."""
     head = wire.ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
     for tensor in request.tensors:
         head.inputs.add(name=tensor.name, datatype=OIP_DTYPES[tensor.dtype], shape=tensor.shape)
@@ -57,7 +62,7 @@ def encode_request(request: InferRequest) -> bytes:
     return _splice(head.SerializeToString(), _RAW_INPUT_FIELD, request.tensors)
 
 
-def decode_request(data: bytes) -> InferRequest:
+def decode_request(data: Data) -> InferRequest:
     """Reads a `ModelInferRequest`; its tensors' `data` are views into `data` where they came as raw contents.
 
     Raises:
@@ -81,6 +86,11 @@ def decode_request(data: bytes) -> InferRequest:
 
 def encode_response(response: InferResponse) -> bytes:
     """The response as a `ModelInferResponse`."""
+    return b"".join(response_parts(response))
+
+
+def response_parts(response: InferResponse) -> list[Data]:
+    """As `encode_response`, in pieces; see `request_parts`."""
     head = wire.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
     for tensor in response.tensors:
         head.outputs.add(name=tensor.name, datatype=OIP_DTYPES[tensor.dtype], shape=tensor.shape)
@@ -88,7 +98,7 @@ def encode_response(response: InferResponse) -> bytes:
     return _splice(head.SerializeToString(), _RAW_OUTPUT_FIELD, response.tensors)
 
 
-def decode_response(data: bytes) -> InferResponse:
+def decode_response(data: Data) -> InferResponse:
     """Reads a `ModelInferResponse`; its tensors' `data` are views into `data` where they came as raw contents.
 
     Raises:
@@ -108,12 +118,12 @@ def decode_response(data: bytes) -> InferResponse:
     )
 
 
-def _splice(head: bytes, field: int, tensors: Iterable[InferTensor]) -> bytes:
+def _splice(head: bytes, field: int, tensors: Iterable[InferTensor]) -> list[Data]:
     tag = bytes((field << 3 | _LENGTH_DELIMITED,))
     parts: list[Data] = [head]
     for tensor in tensors:
-        parts += (tag, _varint(len(tensor.data)), tensor.data)
-    return b"".join(parts)
+        parts += (tag + _varint(len(tensor.data)), tensor.data)
+    return parts
 
 
 def _varint(value: int) -> bytes:
@@ -125,7 +135,7 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _parse(data: bytes, raw_field: int, message: Any) -> tuple[Any, list[memoryview]]:
+def _parse(data: Data, raw_field: int, message: Any) -> tuple[Any, list[memoryview]]:
     """Reads the raw contents by hand, the rest through `message`."""
     rest, raw = _take_out(data, raw_field)
     try:
@@ -134,7 +144,7 @@ def _parse(data: bytes, raw_field: int, message: Any) -> tuple[Any, list[memoryv
         raise _MalformedError(str(error) or "its fields can't be read") from error
 
 
-def _take_out(data: bytes, raw_field: int) -> tuple[list[memoryview], list[memoryview]]:
+def _take_out(data: Data, raw_field: int) -> tuple[list[memoryview], list[memoryview]]:
     """Walks over the top level: the stretches around the field `raw_field`, and that field's contents."""
     view = memoryview(data)
     rest: list[memoryview] = []
@@ -164,7 +174,7 @@ def _take_out(data: bytes, raw_field: int) -> tuple[list[memoryview], list[memor
     return rest, raw
 
 
-def _skip(data: bytes, place: int, kind: int) -> int:
+def _skip(data: Data, place: int, kind: int) -> int:
     """The place behind a scalar field's value."""
     if kind == 0:
         return _read_varint(data, place)[1]
@@ -176,7 +186,7 @@ def _skip(data: bytes, place: int, kind: int) -> int:
     return place + size
 
 
-def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+def _read_varint(data: Data, place: int) -> tuple[int, int]:
     """A varint of at most 64 bits, and the place behind it."""
     value = 0
     for offset, byte in enumerate(data[place : place + 10]):

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from tierflow.descriptor import Downstream
@@ -25,13 +23,16 @@ from tierflow.protocol import wire
 from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse
 from tierflow.tiers import Tier
 from tierflow.tiling.region import Region
-from tierflow_worker.chain import DownstreamClient, channel_options
+from tierflow_worker.chain import DownstreamClient
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
+from tierflow_worker.rpc.client import Channel
+from tierflow_worker.rpc.status import RpcError
 from tierflow_worker.runtime import Array, numpy_dtype
 from tierflow_worker.tensors import from_array, to_array
 from tierflow_worker.tiling.requests import write_tile
 
+_READY: Final = f"/{wire.SERVICE}/ModelReady"
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
 
@@ -78,8 +79,7 @@ class Peer:
             Downstream(tier=Tier.EDGE, address=address), max_message_bytes=max_message_bytes, patience_seconds=0.0
         )
         # Its own connection, so that the question doesn't wait behind tiles.
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(max_message_bytes))
-        self._ready = self._channel.unary_unary(f"/{wire.SERVICE}/ModelReady")
+        self._channel = Channel(address, max_message_bytes=max_message_bytes)
 
     def takes(self, run: str) -> bool:
         """Whether it can be sent tiles of a run now."""
@@ -153,9 +153,9 @@ class Peer:
         """Asks the worker whether it is ready to serve the pipeline."""
         question = wire.ModelReadyRequest(name=self._pipeline).SerializeToString()
         try:
-            answer = await self._ready(question, timeout=_ANSWER_SECONDS)
-            self.is_up = bool(wire.ModelReadyResponse.FromString(answer).ready)
-        except (grpc.aio.AioRpcError, DecodeError):
+            answer = await self._channel.unary(_READY, (question,), timeout=_ANSWER_SECONDS)
+            self.is_up = bool(wire.ModelReadyResponse.FromString(bytes(answer)).ready)
+        except (RpcError, DecodeError):
             self.is_up = False
 
     async def close(self) -> None:

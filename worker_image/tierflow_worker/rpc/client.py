@@ -1,0 +1,325 @@
+"""The client: a channel to one server, which connects when it is called and again when the connection was lost."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Any, Final
+
+from tierflow.protocol.messages import Data
+from tierflow_worker.rpc import frames
+from tierflow_worker.rpc.connection import OWN_SETTINGS, Connection
+from tierflow_worker.rpc.frames import PREFACE, Kind, Reason, Setting
+from tierflow_worker.rpc.headers import Headers, encode, literal, read_message, read_metadata, write_timeout
+from tierflow_worker.rpc.status import Code, RpcError
+from tierflow_worker.rpc.streams import Stream
+
+_CONNECT_SECONDS: Final = 1.0
+"""For one attempt to connect to one address."""
+
+_KEEPALIVE_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 5.0
+"""After so long without a byte the server is asked whether it is there, and for so long it may take to say so."""
+
+_PING: Final = b"tierflow"
+_RESET_CODES: Final = {
+    Reason.NO_ERROR: Code.INTERNAL,
+    Reason.REFUSED_STREAM: Code.UNAVAILABLE,
+    Reason.CANCEL: Code.CANCELLED,
+    Reason.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+}
+_HTTP_CODES: Final = {
+    "400": Code.INTERNAL, "401": Code.UNAUTHENTICATED, "403": Code.PERMISSION_DENIED, "404": Code.UNIMPLEMENTED,
+    "429": Code.UNAVAILABLE, "502": Code.UNAVAILABLE, "503": Code.UNAVAILABLE, "504": Code.UNAVAILABLE,
+}  # fmt: skip
+
+
+class Channel:
+    """Calls the methods of one server. For one event loop.
+
+    Args:
+        address: `host:port`.
+        max_message_bytes: Largest message either way.
+    """
+
+    def __init__(self, address: str, *, max_message_bytes: int) -> None:
+        self._address = address
+        self._max_message_bytes = max_message_bytes
+        self._connection: ClientConnection | None = None
+        self._old: set[ClientConnection] = set()
+        self._connecting: asyncio.Task[ClientConnection] | None = None
+        self._closed = False
+        self._blocks: dict[str, bytes] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None and self._connection.usable
+
+    async def unary(self, path: str, parts: Iterable[Data], *, timeout: float | None = None) -> memoryview:
+        """Calls a method that takes one message and answers with one.
+
+        Args:
+            path: `/package.Service/Method`.
+            parts: The message's bytes, one piece after the other; they must not change before the answer is there.
+            timeout: Seconds until the answer is of no use any more; the server is told.
+
+        Raises:
+            RpcError: UNAVAILABLE where the server can't be reached or the connection was lost, DEADLINE_EXCEEDED, or
+                what the server answered.
+        """
+        if timeout is None:
+            return await self._call(path, list(parts), None)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._call(path, list(parts), timeout)
+        except TimeoutError as error:
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from error
+
+    async def close(self) -> None:
+        """Ends the connections, and the calls on them."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait((self._connecting,))
+        for connection in (*self._old, *filter(None, (self._connection,))):
+            connection.close("the channel was closed")
+
+    async def _call(self, path: str, parts: list[Data], timeout: float | None) -> memoryview:
+        size = sum(map(len, parts))
+        if size > self._max_message_bytes:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED,
+                f"the message has {size} bytes, at most {self._max_message_bytes} are sent",
+            )
+        connection = self._connection
+        if connection is None or not connection.usable:
+            connection = await self._connect()
+        block = self._block(path)
+        if timeout is not None:
+            block += literal("grpc-timeout", write_timeout(timeout))
+        stream = connection.open(block, parts, self._max_message_bytes)
+        try:
+            return await stream.answer
+        except asyncio.CancelledError:
+            connection.abandon(stream)
+            raise
+
+    def _block(self, path: str) -> bytes:
+        known = self._blocks.get(path)
+        if known is None:
+            known = self._blocks[path] = encode((
+                (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", self._address),
+                ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tierflow"),
+            ))  # fmt: skip
+        return known
+
+    async def _connect(self) -> "ClientConnection":
+        """The connection that all who wait for it share."""
+        if self._closed:
+            raise RpcError(Code.CANCELLED, "the channel was closed")
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._open())
+            self._connecting.add_done_callback(self._connected)
+        return await asyncio.shield(self._connecting)
+
+    def _connected(self, task: "asyncio.Task[ClientConnection]") -> None:
+        self._connecting = None
+        if task.cancelled() or task.exception() is not None:
+            return
+        if self._connection is not None and not self._connection.closed:
+            self._old.add(self._connection)  # its last calls are under way
+        self._old = {old for old in self._old if not old.closed}
+        self._connection = task.result()
+
+    async def _open(self) -> "ClientConnection":
+        reason = "it has no address"
+        for family, address in await self._resolve():
+            connected = socket.socket(family, socket.SOCK_STREAM)
+            connected.setblocking(False)
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await asyncio.get_running_loop().sock_connect(connected, address)
+                return ClientConnection(connected)
+            except TimeoutError:
+                reason = f"no answer within {_CONNECT_SECONDS:g} s"
+            except OSError as error:
+                reason = error.strerror or str(error)
+            except BaseException:
+                connected.close()
+                raise
+            connected.close()
+        raise RpcError(Code.UNAVAILABLE, f"failed to connect to {self._address}: {reason}")
+
+    async def _resolve(self) -> list[tuple[socket.AddressFamily, Any]]:
+        """The families and addresses behind the channel's."""
+        name, _, port = self._address.rpartition(":")
+        host = name.removeprefix("[").removesuffix("]")
+        try:
+            number = int(port)
+            with contextlib.suppress(ValueError):
+                version = ipaddress.ip_address(host).version
+                return [(socket.AF_INET if version == 4 else socket.AF_INET6, (host, number))]
+            found = await asyncio.get_running_loop().getaddrinfo(host, number, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            raise RpcError(Code.UNAVAILABLE, f"{self._address} has no address: {error}") from error
+        return [(family, address) for family, _, _, _, address in found]
+
+
+class Asked(Stream):
+    """A call that was made."""
+
+    def __init__(self, number: int, window: int, most_bytes: int) -> None:
+        super().__init__(number, window, most_bytes)
+        self.answer: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
+        self.status = ""
+
+    def fail(self, code: Code, details: str) -> None:
+        """Ends the call without an answer."""
+        self.fail_with(RpcError(code, details))
+
+    def fail_with(self, error: RpcError) -> None:
+        """Ends the call without an answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class ClientConnection(Connection[Asked]):
+    """One connection to the server."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._next = 1
+        self._gone_away = False
+        self._most_streams = frames.LARGEST_WINDOW
+        self._heard = self._loop.time()
+        self._asked_since: float | None = None
+        self._timer = self._loop.call_later(_KEEPALIVE_SECONDS, self._keep_alive)
+        mine = frames.settings(OWN_SETTINGS | {Setting.ENABLE_PUSH: 0})
+        self.send((PREFACE, mine, frames.window_update(0, frames.LARGEST_WINDOW - frames.DEFAULT_WINDOW)))
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls can be made on it."""
+        return not (self.closed or self._gone_away) and self._next < frames.LARGEST_WINDOW
+
+    def open(self, block: bytes, parts: list[Data], most_bytes: int) -> Asked:
+        """Makes a call."""
+        if len(self.streams) >= self._most_streams:
+            raise RpcError(Code.UNAVAILABLE, f"{len(self.streams)} calls are under way, which is the server's limit")
+        stream = Asked(self._next, self._first_window, most_bytes)
+        self._next += 2
+        self.streams[stream.number] = stream
+        stream.say(parts, last=True)
+        head = frames.head(len(block), Kind.HEADERS, frames.END_HEADERS, stream.number)
+        self.pump(stream, (head, block))
+        return stream
+
+    def abandon(self, stream: Asked) -> None:
+        """Tells the server that nobody waits for an answer any more."""
+        if self.streams.pop(stream.number, None) is not None:
+            self.send((frames.reset(stream.number, Reason.CANCEL),))
+            self._leave_when_done()
+
+    def on_headers(self, number: int, headers: Headers, *, last: bool) -> None:
+        """Notes the answer's beginning, or its end."""
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        status = headers.get(":status", "")
+        if status.startswith("1"):
+            return
+        if status:
+            stream.status = status
+        if last:
+            self._finish(stream, headers)
+
+    def on_message(self, stream: Asked, *, last: bool) -> None:
+        """Ends a call whose answer lacks its status."""
+        if last:
+            self._finish(stream, {})
+
+    def on_refused(self, stream: Asked, error: RpcError) -> None:
+        """Ends a call whose answer can't be taken."""
+        self.abandon(stream)
+        stream.fail_with(error)
+
+    def on_reset(self, stream: Asked, reason: int) -> None:
+        """Ends a call that the server has given up."""
+        code = next((code for known, code in _RESET_CODES.items() if known == reason), Code.INTERNAL)
+        stream.fail(code, f"the server reset the call, reason {reason}")
+        self._leave_when_done()
+
+    def on_go_away(self, last_stream: int, text: str) -> None:
+        """Makes no further calls here; those that the server won't answer may be made elsewhere."""
+        self._gone_away = True
+        for stream in [stream for stream in self.streams.values() if stream.number > last_stream]:
+            del self.streams[stream.number]
+            stream.fail(Code.UNAVAILABLE, f"the server goes away {text}".rstrip())
+        self._leave_when_done()
+
+    def on_settings(self, values: dict[int, int]) -> None:
+        """Notes how many calls may be under way."""
+        self._most_streams = values.get(Setting.MAX_CONCURRENT_STREAMS, self._most_streams)
+
+    def on_closed(self, why: str) -> None:
+        """Ends all calls."""
+        self._timer.cancel()
+        for stream in self.streams.values():
+            stream.fail(Code.UNAVAILABLE, f"the connection was lost: {why}")
+        self.streams.clear()
+
+    def on_pong(self, content: bytes) -> None:
+        """Notes that the server is there."""
+        del content
+        self._asked_since = None
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_KEEPALIVE_SECONDS, self._keep_alive)
+
+    def _on_readable(self) -> None:
+        self._heard = self._loop.time()
+        super()._on_readable()
+
+    def _keep_alive(self) -> None:
+        """Asks a silent server whether it is there: one that vanished without a word is noticed in no other way."""
+        now = self._loop.time()
+        if self._asked_since is not None and self._heard <= self._asked_since:
+            self.close("it does not answer pings")
+            return
+        self._asked_since = None
+        pause = self._heard + _KEEPALIVE_SECONDS - now
+        if pause <= 0:
+            self._asked_since = now
+            self.send((frames.ping(_PING),))
+            pause = _ANSWER_SECONDS
+        if not self.closed:
+            self._timer = self._loop.call_later(pause, self._keep_alive)
+
+    def _finish(self, stream: Asked, trailers: Headers) -> None:
+        del self.streams[stream.number]
+        if not stream.ended:
+            self.send((frames.reset(stream.number, Reason.NO_ERROR),))
+        body = stream.incoming.body
+        status = trailers.get("grpc-status")
+        if status is None and stream.status != "200":
+            code = _HTTP_CODES.get(stream.status, Code.UNKNOWN)
+            stream.fail(code, f"the server is none of gRPC: HTTP status {stream.status or 'none'}")
+        elif status != "0":
+            stream.fail_with(_error(status or "", trailers))
+        elif body is None or stream.incoming.compressed:
+            stream.fail(Code.INTERNAL, "the answer has no message that can be read")
+        elif not stream.answer.done():
+            stream.answer.set_result(body)
+        self._leave_when_done()
+
+    def _leave_when_done(self) -> None:
+        if self._gone_away and not self.streams:
+            self.close("the server goes away")
+
+
+def _error(status: str, trailers: Headers) -> RpcError:
+    code = Code.UNKNOWN
+    with contextlib.suppress(ValueError):
+        code = Code(int(status))
+    return RpcError(code, read_message(trailers.get("grpc-message", "")), read_metadata(trailers))
