@@ -21,6 +21,7 @@ from tierflow_cli.profile_command import PROFILE_EXAMPLES, profile
 from tierflow_cli.run_command import RUN_EXAMPLES, run
 from tierflow_cli.simulate_command import SIMULATE_EXAMPLES, simulate
 from tierflow_cli.verify_command import VERIFY_EXAMPLES, verify
+from tierflow_cli.why_command import WHY_EXAMPLES, why
 from tierflow_cli.zoo_command import ZOO_EXAMPLES, zoo
 
 CHECK_FAILED: Final = 1
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command(epilog=PLAN_EXAMPLES)(plan)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
+app.command(epilog=WHY_EXAMPLES)(why)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.command(epilog=ZOO_EXAMPLES)(zoo)
 app.command(epilog=PROFILE_EXAMPLES)(profile)

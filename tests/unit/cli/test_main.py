@@ -59,7 +59,7 @@ def test_the_examples_that_run_models_do_as_well(
     run_example(run, example, tmp_path, small_model, monkeypatch)
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "simulate", "verify", "zoo", "profile", "export"])
+@pytest.mark.parametrize("command", ["plan", "run", "simulate", "why", "verify", "zoo", "profile", "export"])
 def test_every_command_has_help_with_examples(run: Callable[..., Any], command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0
