@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tierflow.manifest import API_VERSION, KIND
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube_client import APPLY, JSON, MERGE, KubeClient
-from tierflow_operator.kube_errors import ExpiredError, NotFoundError
+from tierflow_operator.kube_errors import ExpiredError, NotFoundError, RefusedError
 from tierflow_operator.node_list import NodeList
 from tierflow_operator.pods import PIPELINE_LABEL, Manifest
 
@@ -106,6 +106,25 @@ class Kube:
     def config_map(self, namespace: str, name: str) -> Manifest | None:
         """A ConfigMap; None where there is none."""
         return self._get(_BY_KIND["ConfigMap"], namespace, name)
+
+    def create(self, manifest: Manifest) -> Manifest:
+        """Applies an object that was not found among a pipeline's own, unless somebody else has one of that name.
+
+        Raises:
+            RefusedError: somebody else has.
+        """
+        resource, namespace, name = _place(manifest)
+        subject, own = _subject(resource, namespace, name), _owners_of(manifest)
+        for found in self._list(resource, namespace, {"fieldSelector": f"metadata.name={name}"}):
+            owners = _owners_of(found)
+            if own.keys().isdisjoint(owners):
+                whose = ", ".join(sorted(owners.values())) or "somebody else"
+                raise RefusedError(
+                    f"{subject} is there already and belongs to {whose}: delete or rename that, or give the pipeline "
+                    "another name",
+                    subject=subject,
+                )
+        return self._applied(manifest)
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Creates an object, or makes the fields that `manifest` names as it says and takes back those it named before.
@@ -232,6 +251,12 @@ class Kube:
 def _place(manifest: Manifest) -> tuple[Resource, str, str]:
     metadata = manifest["metadata"]
     return _BY_KIND[manifest["kind"]], metadata.get("namespace", ""), metadata["name"]
+
+
+def _owners_of(manifest: Manifest) -> dict[str, str]:
+    """The owners of an object by their uid, with kind and name."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return {owner["uid"]: f"{owner['kind']} {owner['name']}" for owner in owners}
 
 
 def _subject(resource: Resource, namespace: str, name: str) -> str:

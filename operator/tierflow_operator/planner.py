@@ -200,7 +200,7 @@ class Planner:
             self._warn(world, "ModelUnreadable", error.message, "ReadModel")
             return None
         if keep is not None:
-            self._kube.apply(keep)
+            self._kube.create(keep)
         return model
 
     def _assumed(self, world: World) -> Observation:

@@ -145,7 +145,8 @@ class PipelineReconciler:
     def _remember(self, world: World, record: Record) -> None:
         """Writes the record where it is another one, so that it stands before anything that follows from it."""
         if record != world.record:
-            self._kube.apply(record_manifest(world.pipeline, record))
+            write = self._kube.create if world.record is None else self._kube.apply
+            write(record_manifest(world.pipeline, record))
             world.record = record
 
     def _advance(self, world: World) -> None:
@@ -193,6 +194,8 @@ class PipelineReconciler:
     def _apply(self, change: Change) -> None:
         if change.action is Action.DELETE:
             self._kube.delete(change.manifest)
+        elif change.action is Action.CREATE:
+            self._kube.create(change.manifest)
         else:
             self._kube.apply(change.manifest)
         kind, _, name = change.key

@@ -137,6 +137,23 @@ def test_deleting_spares_another_object_that_has_taken_the_name(kube: Kube, name
     assert kube.config_map(namespace, "plan") is not None
 
 
+def test_an_object_of_somebody_else_is_not_taken_over(kube: Kube, api: ApiServer, namespace: str) -> None:
+    owner = {"apiVersion": "tierflow.dev/v1alpha1", "kind": "InferencePipeline", "name": "resnet18", "uid": "1"}
+    theirs = config_map(namespace, "theirs")
+    api.create(f"/api/v1/namespaces/{namespace}/configmaps", theirs)
+    mine = config_map(namespace, "theirs")
+    mine["metadata"]["ownerReferences"] = [owner]
+    with pytest.raises(RefusedError, match="is there already and belongs to somebody else: delete or rename that"):
+        kube.create(mine)
+    mine["metadata"]["name"] = "mine"
+    assert kube.create(mine)["metadata"]["ownerReferences"] == [owner]
+    assert kube.create(mine)["metadata"]["ownerReferences"] == [owner]
+    others = config_map(namespace, "mine")
+    others["metadata"]["ownerReferences"] = [owner | {"uid": "2", "name": "other"}]
+    with pytest.raises(RefusedError, match="belongs to InferencePipeline resnet18"):
+        kube.create(others)
+
+
 def test_what_a_pipeline_owns_is_found_by_its_label_with_kind_and_version(kube: Kube, namespace: str) -> None:
     kube.apply(config_map(namespace, epoch="1"))
     kube.apply(config_map(namespace, "other", owner="vgg16"))

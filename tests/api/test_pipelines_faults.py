@@ -13,7 +13,7 @@ from testbed.nodes import Nodes
 from testbed.operator_process import OperatorProcess
 from testbed.pipelines import tiers
 from testbed.process import wait_for
-from testbed.rest import ApiServer
+from testbed.rest import ApiServer, Manifest
 from testbed.served_pipeline import ServedPipeline
 
 Operate = Callable[..., OperatorProcess]
@@ -217,19 +217,34 @@ def test_a_namespace_that_is_deleted_in_the_middle_disturbs_nobody_else(
     served.wait_settled(epoch=2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "body"),
+    [
+        ("Service", "small-edge", {"spec": {"selector": {"app": "theirs"}, "ports": [{"name": "grpc", "port": 8001}]}}),
+        ("ServiceAccount", "small", {"automountServiceAccountToken": True}),
+        ("ConfigMap", "small-plan", {"data": {"theirs": "yes"}}),
+        (
+            "PodDisruptionBudget",
+            "small",
+            {"spec": {"maxUnavailable": 3, "selector": {"matchLabels": {"app": "theirs"}}}},
+        ),
+    ],
+)
 def test_an_object_of_somebody_else_with_a_name_that_is_needed_is_left_alone_and_told_of(
-    operate: Operate, served: ServedPipeline, api: ApiServer
+    operate: Operate, served: ServedPipeline, api: ApiServer, kind: str, name: str, body: Manifest
 ) -> None:
-    service = {"metadata": {"name": "small-edge"}, "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}}
-    api.create(f"/api/v1/namespaces/{served.namespace}/services", service)
-    before = api.get(served.path_of("Service", "small-edge"))
+    path = served.path_of(kind, name)
+    before = api.create(path.removesuffix(f"/{name}"), {"metadata": {"name": name}, **body})
     operate(*NO_RESYNC)
     served.create()
-    stalled = served.wait_condition("Stalled")
-    assert "small-edge" in stalled["message"]
-    assert api.get(served.path_of("Service", "small-edge"))["spec"] == before["spec"]
-    assert "ownerReferences" not in api.get(served.path_of("Service", "small-edge"))["metadata"]
-    api.delete(served.path_of("Service", "small-edge"))
+    stalled = served.wait_condition("Stalled", reason="WriteRefused")
+    assert f"{kind} {served.namespace}/{name} is there already and belongs to somebody else" in stalled["message"]
+    after = api.get(path)
+    for field in ("spec", "data", "automountServiceAccountToken"):
+        assert after.get(field) == before.get(field)
+    assert "ownerReferences" not in after["metadata"]
+    assert "labels" not in after["metadata"]
+    api.delete(path)
     served.wait_settled(epoch=1, seconds=200)
 
 
@@ -242,7 +257,7 @@ def test_two_pipelines_whose_names_collide_do_not_fight(
     versions = served.versions()
     second = ServedPipeline(api, served.namespace, "small-edge").create()
     stalled = second.wait_condition("Stalled")
-    assert "small-edge" in stalled["message"]
+    assert "belongs to InferencePipeline small" in stalled["message"]
     rounds = "tierflow_operator_reconcile_seconds_count"
     visits = sum(operator.metric(rounds).values())
     wait_for("ten more visits", lambda: sum(operator.metric(rounds).values()) >= visits + 10)

@@ -67,6 +67,9 @@ class SimulatedCluster:
         self.reads.append("owned")
         return tuple(json.loads(json.dumps(entry)) for entry in self.objects.values())
 
+    def create(self, manifest: Manifest) -> Manifest:
+        return self.apply(manifest)
+
     def apply(self, manifest: Manifest) -> Manifest:
         self._write(f"apply {manifest['kind']} {manifest['metadata']['name']}")
         key = manifest["kind"], manifest["metadata"]["name"]
