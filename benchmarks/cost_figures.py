@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from benchmarks.figure import Figure, at_most
 from tierflow.estimate import estimate_profile
 from tierflow.model import open_model
@@ -22,6 +20,7 @@ from tierflow.segment_time import segment_seconds
 from tierflow.tiers import Tier
 from tierflow_worker.profiling import measure_profile
 from tierflow_worker.profiling.feeds import feeds_of
+from tierflow_worker.profiling.measure import Measurement
 from tierflow_worker.profiling.recording import typical
 from tierflow_worker.runtime import Array, Session, create_session
 
@@ -54,7 +53,7 @@ def figures() -> Iterator[Figure]:
         began = time.perf_counter()
         profile = measure_profile(model)
         yield Figure("cost", f"{name}: profile takes", (time.perf_counter() - began) * 1000, "ms")
-        here = [prediction.error for prediction in predictions(model, profile, cuts=_CUTS, seed=7)]
+        here = [prediction.error for prediction in predictions(model, cuts=_CUTS, seed=7)]
         errors += here
         yield Figure("cost", f"{name}: median error of predicted segment time", statistics.median(here), "%")
         yield Figure("cost", f"{name}: worst error of predicted segment time", max(here), "%")
@@ -92,36 +91,40 @@ def random_cuts(model: Model, *, cuts: int, seed: int) -> list[tuple[Segment, Se
     return found
 
 
-def predictions(model: Model, profile: Profile, *, cuts: int, seed: int) -> list[Prediction]:
+def predictions(model: Model, *, cuts: int, seed: int) -> list[Prediction]:
     """Predicted and measured seconds of each segment of random cuts.
 
-    The whole model runs in the same rounds as the segments. What it takes then beside what it took when the profile
-    was measured is the machine's drift (others use it too), and is taken out of the prediction.
+    The profile of a cut is measured in the same rounds as its segments: what else the machine does meanwhile (others
+    use it too, and its memory) happens to both.
     """
     graph = model.graph
-    found = []
+    measured: list[tuple[Segment, float, int]] = []
+    stretches: list[slice] = []
     with tempfile.TemporaryDirectory(prefix="tierflow-bench-") as name:
         folder = Path(name)
-        whole = Segment(tier=Tier.DEVICE, layers=tuple(range(len(graph.layers))), accepts=graph.inputs)
-        whole = msgspec.structs.replace(whole, results=graph.outputs)
-        loaded = _session(model, whole, folder)
-        for segments in random_cuts(model, cuts=cuts, seed=seed):
+        profiled = Measurement(model, threads=1, folder=folder)
+        for number, segments in enumerate(random_cuts(model, cuts=cuts, seed=seed)):
             sessions = [_session(model, segment, folder) for segment in segments]
-            *measured, measured_whole = _measure(feeds_of(graph), [*sessions, loaded])
-            drift = measured_whole / segment_seconds(graph, profile, whole)
-            found += [
-                Prediction(segment, segment_seconds(graph, profile, segment) * drift, seconds)
-                for segment, seconds in zip(segments, measured, strict=True)
-            ]
-    return found
+            begin = profiled.rounds + 1  # the first round warms up
+            times = _measure(feeds_of(graph), sessions, profiled)
+            stretches.append(slice(begin, profiled.rounds))
+            measured += [(segment, seconds, number) for segment, seconds in zip(segments, times, strict=True)]
+        profiles = profiled.profiles(*stretches, turns=_FEWEST_ROUNDS)
+    return [
+        Prediction(segment, segment_seconds(graph, profiles[number], segment), seconds)
+        for segment, seconds, number in measured
+    ]
 
 
-def _measure(inputs: dict[str, Array], sessions: Sequence[Session]) -> list[float]:
-    """Seconds of each session, fed by those before it; all run in turn, as a chain of workers does."""
+def _measure(inputs: dict[str, Array], sessions: Sequence[Session], profiled: Measurement) -> list[float]:
+    """Seconds of each session, fed by those before it, and then the whole model; all in turn, as in a chain of workers.
+
+    So each finds the caches full of what the others left there, its weights in memory.
+    """
     taken: list[list[float]] = [[] for _ in sessions]
-    began = time.perf_counter()
+    began = time.thread_time()
     turn = 0
-    while turn < _FEWEST_ROUNDS or (turn < _MOST_ROUNDS and time.perf_counter() - began < _SECONDS_PER_CUT):
+    while turn < _FEWEST_ROUNDS or (turn < _MOST_ROUNDS and time.thread_time() - began < _SECONDS_PER_CUT):
         known = dict(inputs)
         for session, seconds in zip(sessions, taken, strict=True):
             feeds = {name: known[name] for name in session.inputs}
@@ -129,6 +132,7 @@ def _measure(inputs: dict[str, Array], sessions: Sequence[Session]) -> list[floa
             answer = session.run(feeds)
             seconds.append(time.thread_time() - start)
             known.update(answer)
+        profiled.run()
         turn += 1
     return [typical(seconds[1:]) for seconds in taken]
 

@@ -7,6 +7,7 @@ from onnx import helper
 
 from tierflow.errors import UnsupportedError
 from tierflow.graph import Tensor
+from tierflow.model.extract import extract_segment
 from tierflow.model.model import Model
 from tierflow.profile import Profile
 from tierflow.segment import segments_of
@@ -14,10 +15,11 @@ from tierflow.segment_time import segment_seconds
 from tierflow.tiers import Tier
 from tierflow_worker.profiling import cache as cache_module
 from tierflow_worker.profiling import cached_profile, measure_profile
+from tierflow_worker.profiling import recording as recording_module
 from tierflow_worker.profiling.attribution import attribute
-from tierflow_worker.profiling.feeds import feed
-from tierflow_worker.profiling.measure import profile_of
-from tierflow_worker.profiling.recording import Kernel, Recording
+from tierflow_worker.profiling.feeds import feed, feeds_of
+from tierflow_worker.profiling.measure import Measurement, profile_of
+from tierflow_worker.profiling.recording import WARMED_UP, Kernel, Recording, Whole
 from tierflow_worker.profiling.tearing import Torn, apart
 
 OWN = "com.microsoft.nchwc"
@@ -56,6 +58,36 @@ def test_the_layers_take_what_the_run_takes_without_the_recorder(residual: Model
 
 def test_a_model_that_takes_no_longer_than_nothing_keeps_its_kernels_times(residual: Model) -> None:
     assert sum(assembled(residual, 0.5).layers.values()) == pytest.approx(0.8 * 4.0)
+
+
+def test_a_recorder_that_others_slowed_down_says_how_layers_compare_and_not_how_long_they_take(residual: Model) -> None:
+    layers = assembled(residual, 2.5).layers
+    assert sum(layers.values()) == pytest.approx(2.0)
+    assert layers["c2_layer"] == pytest.approx(2 * layers["c1_layer"])
+
+
+def test_what_a_run_costs_beside_its_kernels_has_no_kernel_in_it(
+    residual: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract_segment(residual, residual.graph.inputs, residual.graph.outputs, tmp_path / "whole.onnx")
+    monkeypatch.setattr(recording_module, "timed", lambda _call, *, threads: 1.0)
+    whole = Whole(tmp_path / "whole.onnx", feeds_of(residual.graph), threads=1, folder=tmp_path)
+    for _ in range(4):
+        whole.run()
+    [found] = whole.recordings(WARMED_UP)
+    assert found.run_seconds == 1.0
+    assert 0.5 < found.empty_seconds < 1.0, "the kernel of the model that computes nothing is left out"
+
+
+def test_stretches_of_rounds_have_profiles_of_their_own(residual: Model, tmp_path: Path) -> None:
+    measurement = Measurement(residual, threads=1, folder=tmp_path)
+    for _ in range(6):
+        assert measurement.run() > 0
+    assert measurement.rounds == 7
+    first, second = measurement.profiles(slice(1, 3), slice(3, 7), turns=2)
+    assert first.layers.keys() == second.layers.keys() == residual.graph.place.keys()
+    assert first.torn == second.torn
+    assert first.layers != second.layers
 
 
 def test_what_is_fused_costs_nothing_and_what_it_is_fused_to_all(residual: Model) -> None:

@@ -10,7 +10,7 @@ from tierflow.model.opening import default_cache
 from tierflow.profile import Profile, check_covers, decode, encode
 from tierflow_worker.profiling.measure import Progress, machine_name, measure_profile
 
-_VERSION = 1  # of how profiles are measured; older ones are measured again
+_VERSION = 2  # of how profiles are measured; older ones are measured again
 
 
 def cached_profile(

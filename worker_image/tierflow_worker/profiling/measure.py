@@ -22,7 +22,7 @@ from tierflow.profile import Profile
 from tierflow.segment_time import crossings_of
 from tierflow_worker.profiling.attribution import Attribution, attribute
 from tierflow_worker.profiling.feeds import feeds_of
-from tierflow_worker.profiling.recording import Recording, Whole
+from tierflow_worker.profiling.recording import WARMED_UP, Recording, Whole
 from tierflow_worker.profiling.tearing import Shape, Torn, measure_torn
 from tierflow_worker.runtime import VERSION
 
@@ -51,33 +51,83 @@ def measure_profile(
         InvalidModelError: where ONNX Runtime can't load the model.
     """
     tell = progress or (lambda _what, _done: None)
-    graph = model.graph
-    if not graph.layers:
+    if not model.graph.layers:
         return Profile(model=model.identity, source="measured", machine=machine_name(threads), layers={})
-    feeds = feeds_of(graph)
     with tempfile.TemporaryDirectory(prefix="tierflow-profile-") as name:
-        folder = Path(name)
         tell("preparing the model", 0.0)
-        path = folder / "whole.onnx"
-        extract_segment(model, list(feeds), _computed(graph), path)
-        runs = Whole(path, feeds, threads=threads, folder=folder)
-        turns = rounds or max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(_SECONDS / runs.run())))
+        measurement = Measurement(model, threads=threads, folder=Path(name))
+        turns = rounds or max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(_SECONDS / measurement.run())))
         count = itertools.count(1)
 
         def tick() -> None:
             tell("measuring the layers", 0.1 + 0.9 * min(1.0, next(count) / (2 * turns + 1)))
 
         for _ in range(turns):
-            runs.run()
+            measurement.run()
             tick()
-        whole = runs.recording()
-        del runs  # and the memory of its sessions
-        fused = attribute(graph, whole.kernels)
-        shapes = [graph.tensors[tensor].shape for tensor in sorted(fused.blocked)]
-        places = torn_layers(fused)
-        torn = measure_torn(model, places, shapes, rounds=turns, threads=threads, folder=folder, tick=tick)
+        [profile] = measurement.profiles(WARMED_UP, turns=turns, tick=tick)
     tell("done", 1.0)
-    return profile_of(graph, whole, torn, model=model.identity, machine=machine_name(threads))
+    return profile
+
+
+class Measurement:
+    """A model that is measured round by round, so that something else can be measured in between.
+
+    Args:
+        model: The whole model, of at least one layer.
+        threads: Threads within a layer.
+        folder: Where files can be put.
+
+    Raises:
+        UnsupportedError: where the model has an operator that ONNX Runtime lacks.
+        InvalidModelError: where ONNX Runtime can't load the model.
+    """
+
+    def __init__(self, model: Model, *, threads: int, folder: Path) -> None:
+        self._model = model
+        self._threads = threads
+        self._folder = folder
+        feeds = feeds_of(model.graph)
+        path = folder / "whole.onnx"
+        extract_segment(model, list(feeds), _computed(model.graph), path)
+        self._runs = Whole(path, feeds, threads=threads, folder=folder)
+
+    @property
+    def rounds(self) -> int:
+        """How many there were; the first, number 0, was run to warm up."""
+        return self._runs.rounds
+
+    def run(self) -> float:
+        """One round of the whole model; returns its seconds."""
+        return self._runs.run()
+
+    def profiles(self, *stretches: slice, turns: int, tick: Callable[[], None] = lambda: None) -> list[Profile]:
+        """Ends it: measures what layers cost beside a cut, and makes the profile of each stretch of rounds.
+
+        Args:
+            stretches: Of the rounds of the whole model.
+            turns: How often to measure the layers beside a cut.
+            tick: Is called after each of these turns.
+
+        Raises:
+            UnsupportedError: where ONNX Runtime lacks a layer's operator for ordinary tensors.
+        """
+        graph = self._model.graph
+        recordings = self._runs.recordings(*stretches)
+        del self._runs  # and the memory of its sessions
+        fused = attribute(graph, recordings[0].kernels)
+        shapes = [graph.tensors[tensor].shape for tensor in sorted(fused.blocked)]
+        torn = measure_torn(
+            self._model,
+            torn_layers(fused),
+            shapes,
+            rounds=turns,
+            threads=self._threads,
+            folder=self._folder,
+            tick=tick,
+        )
+        model, machine = self._model.identity, machine_name(self._threads)
+        return [profile_of(graph, whole, torn, model=model, machine=machine) for whole in recordings]
 
 
 def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machine: str) -> Profile:
@@ -123,12 +173,14 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
 def _scale(whole: Recording, recorded: float) -> float:
     """By what the kernels' times are multiplied, so that together they are the time of a run without the recorder.
 
-    The recorder slows a run down, and what lies between kernels is a part of it. For models of a few microseconds the
-    time of an empty run is no smaller than the whole's; the kernels' own times are good enough there.
+    The recorder slows a run down, and what lies between kernels is a part of it; its clock goes on where others have the
+    processor. For models that take hardly longer than an empty run, that says little; the kernels' own times are good
+    enough there.
     """
     if not recorded:
         return 0.0
-    return max((whole.run_seconds - whole.empty_seconds) / recorded, _SMALLEST_SCALE)
+    scale = (whole.run_seconds - whole.empty_seconds) / recorded
+    return scale if whole.run_seconds > 2 * whole.empty_seconds else max(scale, _SMALLEST_SCALE)
 
 
 def torn_layers(fused: Attribution) -> list[int]:

@@ -18,7 +18,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from tierflow.errors import TierflowError
-from tierflow_worker.runtime import Array, Session, create_session
+from tierflow_worker.runtime import Array, create_session
+
+WARMED_UP: Final = slice(1, None)
+"""All rounds but the first, in which memory is taken and code is loaded."""
 
 _SUFFIX: Final = "_kernel_time"
 
@@ -45,7 +48,7 @@ class Recording:
     Attributes:
         kernels: In the order of their execution.
         run_seconds: One run of the whole model without the recorder.
-        empty_seconds: One run of a model that computes nothing.
+        empty_seconds: What one run costs beside its kernels.
     """
 
     kernels: tuple[Kernel, ...]
@@ -67,15 +70,15 @@ class Recorder:
         """One recorded round."""
         self._session.run(self._feeds)
 
-    def kernels(self) -> tuple[Kernel, ...]:
-        """Ends the recording. The first round warmed up and does not count."""
-        events = json.loads(self._session.end_profiling().read_text())
-        graph = onnx.load(self._optimized, load_external_data=False).graph
-        return _kernels(list(graph.node), kernel_events(events))
+    def kernels(self, *stretches: slice) -> list[tuple[Kernel, ...]]:
+        """Ends the recording; what the kernels took over each stretch of rounds, the first round being 0."""
+        events = kernel_events(json.loads(self._session.end_profiling().read_text()))
+        nodes = list(onnx.load(self._optimized, load_external_data=False).graph.node)
+        return [_kernels(nodes, events, rounds) for rounds in stretches]
 
 
 class KernelEvent(msgspec.Struct, frozen=True):
-    """What was recorded of one kernel: its node's name (made up where it has none), its operator, its durations."""
+    """What was recorded of one kernel: its node's name (made up where it has none), its operator, seconds by round."""
 
     name: str
     kind: str
@@ -104,7 +107,7 @@ def kernel_events(events: Sequence[Mapping[str, Any]]) -> list[KernelEvent]:
 _HOLDERS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
-def _kernels(nodes: Sequence[onnx.NodeProto], events: Sequence[KernelEvent]) -> tuple[Kernel, ...]:
+def _kernels(nodes: Sequence[onnx.NodeProto], events: Sequence[KernelEvent], rounds: slice) -> tuple[Kernel, ...]:
     """Brings nodes and what was recorded of them together: by place, since both follow the order of execution."""
     same_order = len(nodes) == len(events) and all(
         node.op_type == event.kind and node.name in ("", event.name) for node, event in zip(nodes, events, strict=True)
@@ -118,7 +121,7 @@ def _kernels(nodes: Sequence[onnx.NodeProto], events: Sequence[KernelEvent]) -> 
             domain=node.domain,
             inputs=tuple(filter(None, node.input)),
             outputs=tuple(filter(None, node.output)),
-            seconds=typical(event.seconds[1:] or event.seconds) if event else 0.0,
+            seconds=typical(event.seconds[rounds] or event.seconds) if event else 0.0,
         )
         for node, event in zip(nodes, found, strict=True)
     )
@@ -150,8 +153,9 @@ def timed(call: Callable[[], object], *, threads: int) -> float:
 class Whole:
     """A model file that is run in turn with the recorder, without it, and before a model that computes nothing.
 
-    What disturbs the machine disturbs all three. The last one says what a run costs beside its kernels where something
-    else ran before it, as between the requests of a pipeline: ten times what it costs in a loop of its own.
+    What disturbs the machine disturbs all of them. The last one says what a run costs beside its kernels where
+    something else ran before it, as between the requests of a pipeline: ten times what it costs in a loop of its own.
+    It has a kernel itself, whose own time is recorded in the same place and left out.
     """
 
     def __init__(self, path: Path, feeds: Mapping[str, Array], *, threads: int, folder: Path) -> None:
@@ -159,30 +163,44 @@ class Whole:
         self._threads = threads
         self._plain = create_session(path, threads=threads)
         self._recorder = Recorder(path, feeds, threads=threads, folder=folder)
-        self._nothing = _nothing(folder / "nothing.onnx")
+        nothing = _save_nothing(folder / "nothing.onnx")
+        self._number = {"x": np.ones(1, np.float32)}
+        self._nothing = create_session(nothing)
+        self._nothing_recorder = Recorder(nothing, self._number, threads=1, folder=folder)
         self._seconds: list[float] = []
         self._nothing_seconds: list[float] = []
         self.run()  # warms up
+
+    @property
+    def rounds(self) -> int:
+        """How many there were, the first included."""
+        return len(self._seconds)
 
     def run(self) -> float:
         """One round; returns the seconds of all of it."""
         began = time.perf_counter()
         self._seconds.append(timed(lambda: self._plain.run(self._feeds), threads=self._threads))
-        self._nothing_seconds.append(timed(self._run_nothing, threads=1))
+        self._nothing_seconds.append(timed(lambda: self._nothing.run(self._number), threads=1))
         self._recorder.run()
+        self._nothing_recorder.run()
         return time.perf_counter() - began
 
-    def _run_nothing(self) -> None:
-        self._nothing.run({"x": np.ones(1, np.float32)})
+    def recordings(self, *stretches: slice) -> list[Recording]:
+        """Ends the recording; what each stretch of rounds says."""
+        return [
+            Recording(
+                kernels=kernels,
+                run_seconds=typical(self._seconds[rounds]),
+                empty_seconds=max(typical(self._nothing_seconds[rounds]) - sum(one.seconds for one in own), 0.0),
+            )
+            for rounds, kernels, own in zip(
+                stretches, self._recorder.kernels(*stretches), self._nothing_recorder.kernels(*stretches), strict=True
+            )
+        ]
 
-    def recording(self) -> Recording:
-        """Ends the recording."""
-        kernels = self._recorder.kernels()
-        return Recording(kernels, typical(self._seconds[1:]), typical(self._nothing_seconds[1:]))
 
-
-def _nothing(path: Path) -> Session:
+def _save_nothing(path: Path) -> Path:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), path)
-    return create_session(path)
+    return path

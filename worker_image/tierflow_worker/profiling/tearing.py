@@ -18,7 +18,7 @@ from tierflow.graph import Graph, Layer, Tensor
 from tierflow.model.extract import extract_segment
 from tierflow.model.model import Model
 from tierflow_worker.profiling.feeds import feed
-from tierflow_worker.profiling.recording import Kernel, Recorder
+from tierflow_worker.profiling.recording import WARMED_UP, Kernel, Recorder
 from tierflow_worker.runtime import Array
 
 _PROBE: Final = "layout{}/"
@@ -72,7 +72,8 @@ def measure_torn(
     for _ in range(rounds + 1):
         recorder.run()
         tick()
-    computing, entering, leaving = _by_output(recorder.kernels())
+    [kernels] = recorder.kernels(WARMED_UP)
+    computing, entering, leaving = _by_output(kernels)
     alone = {
         place: sum(computing.get(_BATCH.format(number) + name, 0.0) for name in graph.layers[place].outputs)
         for number, batch in enumerate(batches)
