@@ -30,6 +30,8 @@ from tierflow_operator.telemetry import Telemetry
 
 _RETRY_FAILED_SECONDS: Final = 600.0
 """A plan whose workers did not get ready may be tried again after that, though nothing else has changed."""
+_UNREADABLE: Final = "ModelUnreadable"
+_UNREACHABLE: Final = "ModelUnreachable"
 _NOTED_HOLDS: Final = frozenset(
     {HoldReason.METRICS_UNAVAILABLE, HoldReason.REJECTED_PLAN, HoldReason.PAUSED, HoldReason.STABILIZING}
 )
@@ -187,7 +189,7 @@ class Planner:
         if known is not None:
             return known
         uri = world.pipeline.spec.model.uri
-        if not uri.startswith("zoo://"):
+        if not uri.startswith("zoo://") and not _could_not_be_read(world.manifest):
             world.problem = Problem("ReadingModel", f"reads the graph of {uri}", stalled=False)
             tell(world)
             world.problem = None
@@ -196,8 +198,8 @@ class Planner:
         except UnreachableError:
             raise
         except TierflowError as error:
-            world.problem = Problem("ModelUnreadable", error.message, infeasible=True)
-            self._warn(world, "ModelUnreadable", error.message, "ReadModel")
+            world.problem = Problem(_UNREADABLE, error.message, infeasible=True)
+            self._warn(world, _UNREADABLE, error.message, "ReadModel")
             return None
         if keep is not None:
             self._kube.create(keep)
@@ -260,6 +262,20 @@ def _decided(
 ) -> Decision:
     present = None if world.record is None else world.record.target
     return decide(world.pipeline.spec, model.graph, model.profile, observation, present, now, measured)
+
+
+def _could_not_be_read(manifest: Manifest) -> bool:
+    """Whether the status says so of the present spec.
+
+    That another try begins is no news then: telling it, and then the failure again, each brings the next try about.
+    """
+    generation = manifest["metadata"].get("generation")
+    return any(
+        condition["type"] == "Ready"
+        and condition.get("reason") in (_UNREADABLE, _UNREACHABLE)
+        and condition.get("observedGeneration") == generation
+        for condition in (manifest.get("status") or {}).get("conditions", ())
+    )
 
 
 def _shown(observation: Observation) -> tuple[object, ...]:

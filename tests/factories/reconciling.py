@@ -107,13 +107,13 @@ class Bench:
         """One reconcile of an operator that knows nothing from before."""
         return self.operator().reconcile(KEY)
 
-    def operator(self) -> PipelineReconciler:
-        """An operator that has just started."""
+    def operator(self, models: OneModel | None = None) -> PipelineReconciler:
+        """An operator that has just started; `models` stands in for where it reads models."""
         return PipelineReconciler(
             self.cluster,  # type: ignore[arg-type] - the part of Kube that is used
             self.told,
             Telemetry(),
-            OneModel(),  # type: ignore[arg-type]
+            models or OneModel(),  # type: ignore[arg-type]
             self.figures,
             self.release,
             lambda: self.now,
