@@ -3,12 +3,12 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tierflow_cli.run_report import RunReport
     from tierflow_cli.target import Target
     from tierflow_local.cluster import Entry
+    from tierflow_local.gate import Example
     from tierflow_local.scenario import Scenario
     from tierflow_local.session import Session, Wanted
 
@@ -46,7 +47,7 @@ _SCENARIO: Final = "Scenario"
 class _Play:
     """The scenario's options."""
 
-    inputs: Mapping[str, Any]
+    example: "Example"
     requests: int
     worsen: str | None
 
@@ -131,17 +132,20 @@ def run(
     from tierflow_cli.run_report import RunReport
     from tierflow_cli.target import open_target
     from tierflow_local.checks import failures
+    from tierflow_local.gate import Example
     from tierflow_local.photograph import inputs_with
     from tierflow_local.session import session
+    from tierflow_worker.verification import whole_outputs
 
     with _ended_by_signals():
         opened = open_target(target, model_input, sha256)
         inputs, photograph = inputs_with(opened.model, image)
         planning = _Planning(network, speeds, algorithm, profile, edge_workers, edge_speeds, edge_network)
-        wanted = _wanted(opened, planning, _entry(grpc_port, rest_port))
+        example = Example(inputs, whole_outputs(opened.model, inputs))
+        wanted = replace(_wanted(opened, planning, _entry(grpc_port, rest_port)), example=example)
         report = RunReport(wanted, photograph, as_json=as_json)
         with session(wanted, report.worker) as made:
-            scenario = _play(made, wanted, _Play(inputs, requests, worsen), report)
+            scenario = _play(made, wanted, _Play(example, requests, worsen), report)
             failed = failures(scenario.results)
             report.concluded(scenario.results, failed)
             if keep:
@@ -153,19 +157,16 @@ def _play(made: "Session", wanted: "Wanted", play: _Play, report: "RunReport") -
     from tierflow_local.client import PipelineClient
     from tierflow_local.scenario import Scenario
     from tierflow_local.worsening import default_worsening, parse_worsening
-    from tierflow_worker.verification import whole_outputs
 
     graph = wanted.model.graph
     given = None if play.worsen in (None, "none") else parse_worsening(str(play.worsen), made.assumed.network)
     scenario = Scenario(made.local, made.cluster, graph, wanted.profile, made.assumed, report)
     plan = scenario.start()
     report.serving(made.cluster.entry)
-    expected = whole_outputs(wanted.model, play.inputs)
+    inputs, expected = play.example.inputs, play.example.expected
     with ExitStack() as stack:
         clients = [
-            stack.enter_context(
-                PipelineClient(made.cluster.entry.grpc, wanted.pipeline.name, graph, play.inputs, expected)
-            )
+            stack.enter_context(PipelineClient(made.cluster.entry.grpc, wanted.pipeline.name, graph, inputs, expected))
             for _ in range(_CLIENTS)
         ]
         scenario.measure_plan(clients[0], plan, play.requests)
@@ -245,6 +246,7 @@ def _profile(model: "Model", source: str) -> "Profile":
 
 def _keep(made: "Session", wanted: "Wanted", report: "RunReport") -> None:
     """Serves, and plans again when the workers measure something else, until it is interrupted."""
+    from tierflow.errors import TierflowError
     from tierflow_operator.decide import Move
 
     report.keeping(made.cluster.entry, wanted)
@@ -254,7 +256,10 @@ def _keep(made: "Session", wanted: "Wanted", report: "RunReport") -> None:
             decision = made.local.decide()
             if isinstance(decision, Move):
                 report.moving(decision)
-                made.local.move(decision)
+                try:
+                    made.local.move(decision)
+                except TierflowError as error:
+                    report.staying(error)
     except KeyboardInterrupt:
         return
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from tierflow.errors import TierflowError
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS
 from tierflow_cli.console import out, print_json, table_of
@@ -224,6 +225,10 @@ class RunReport:
     def moving(self, decision: Move) -> None:
         """A kept pipeline moves to another plan."""
         self._say(f"{decision.reason}: {decision.message}", style="bold")
+
+    def staying(self, error: TierflowError) -> None:
+        """The other plan could not be put in force."""
+        self._say(f"The plan before stays in force: {error.message}", style="bold red")
 
     def _plan_table(self, plan: Plan) -> None:
         numbers = ("Layers", "Speed", "Compute", "Sends on")

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from tierflow.descriptor import WorkerDescriptor
 from tierflow.errors import InvalidInputError
 from tierflow.network import Link, Network
 from tierflow.tiers import TIERS, Tier
@@ -22,7 +23,7 @@ from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, Key, key_of
 from tierflow_operator.observation import LINKS, TierLink, link_name
 from tierflow_operator.pods import DESCRIPTOR_DIRECTORY, Manifest
-from tierflow_operator.render import component_of, config_map_of
+from tierflow_operator.render import component_of, config_map_of, live_descriptors
 
 _KILL_AFTER_SECONDS: Final = 3.0
 """What doesn't end by itself by then at the end of a run is killed."""
@@ -57,6 +58,11 @@ class RunningWorker:
     pid: int
     started_at: float
     rest_port: int
+
+
+Judge = Callable[[Mapping[Tier, tuple[WorkerDescriptor, str]]], None]
+"""Is asked before workers take over: gets, by tier, what the worker was told that would be in force, and its gRPC
+address. Raises where they must not."""
 
 
 class LocalCluster:
@@ -149,15 +155,19 @@ class LocalCluster:
         """The bytes that the edge's own worker and the tile workers have exchanged."""
         return self._proxies.traffic(_name((TILES, 1))) if self.tile_addresses else Traffic()
 
-    def apply(self, steps: Sequence[Change]) -> None:
+    def apply(self, steps: Sequence[Change], judge: Judge | None = None) -> None:
         """Does the steps in their order; workers that change one after the other start side by side.
 
+        Args:
+            steps: What to do.
+            judge: Is asked before tiers' new workers take over; None lets them.
+
         Raises:
-            TierflowError: where a worker doesn't get ready; the one before it stays in force.
+            TierflowError: where a worker doesn't get ready, or the judge's; those before stay in force.
         """
         for is_rollout, group in groupby(steps, key=_rolls_out):
             if is_rollout:
-                self._roll_out([step.manifest for step in group])
+                self._roll_out([step.manifest for step in group], judge)
                 continue
             for step in group:
                 self._apply(step)
@@ -199,24 +209,52 @@ class LocalCluster:
         if step.action is Action.DELETE:
             directory.rmdir()
 
-    def _roll_out(self, deployments: Sequence[Manifest]) -> None:
-        """Starts the workers side by side; puts each in force when it is ready, in the order given."""
+    def _roll_out(self, deployments: Sequence[Manifest], judge: Judge | None) -> None:
+        """Starts the workers side by side; puts them in force in the order given, once all are ready and judged.
+
+        Tile workers are not judged but used by those that are, and so come first.
+        """
         started: list[tuple[Manifest, Place, WorkerProcess]] = []
         try:
             for deployment in deployments:
                 started.extend((deployment, place, self._start(deployment, place)) for place in self._stale(deployment))
-            for deployment in deployments:
-                for place, worker in [(place, worker) for of, place, worker in started if of is deployment]:
-                    probe = _container(deployment)["readinessProbe"]["httpGet"]["path"]
-                    worker.wait_ready(probe, deployment["spec"]["progressDeadlineSeconds"])
-                    self._report(worker.name, "ready")
-                    self._put_in_force(place, worker)
-                self._objects[key_of(deployment)] = deployment
-                self._retire(self._surplus(deployment))
+            for deployment, _, worker in started:
+                probe = _container(deployment)["readinessProbe"]["httpGet"]["path"]
+                worker.wait_ready(probe, deployment["spec"]["progressDeadlineSeconds"])
+                self._report(worker.name, "ready")
+            tiers = [entry for entry in deployments if component_of(entry) != TILES]
+            for deployment in (entry for entry in deployments if component_of(entry) == TILES):
+                self._take_over(deployment, started)
+            if judge is not None and tiers:
+                judge(self._candidates(tiers, started))
+            for deployment in tiers:
+                self._take_over(deployment, started)
         finally:
             for _, place, worker in started:
                 if self._workers.get(place) is not worker:
                     worker.kill()
+
+    def _take_over(self, deployment: Manifest, started: Sequence[tuple[Manifest, Place, WorkerProcess]]) -> None:
+        """Puts the workers of a Deployment in force."""
+        for of, place, worker in started:
+            if of is deployment:
+                self._put_in_force(place, worker)
+        self._objects[key_of(deployment)] = deployment
+        self._retire(self._surplus(deployment))
+
+    def _candidates(
+        self, deployments: Sequence[Manifest], started: Sequence[tuple[Manifest, Place, WorkerProcess]]
+    ) -> dict[Tier, tuple[WorkerDescriptor, str]]:
+        """The tiers' workers as they would be in force: those that were started, and those that stay."""
+        changed = {component_of(entry): entry for entry in deployments}
+        wanted = {component_of(entry): entry for entry in self._objects.values() if entry["kind"] == "Deployment"}
+        described = live_descriptors([*self._objects.values(), *(wanted | changed).values()])
+        workers = self._workers | {place: worker for of, place, worker in started if component_of(of) in changed}
+        return {
+            tier: (described[tier], f"{HOST}:{workers[tier, 0].ports.grpc}")
+            for tier in TIERS
+            if tier in described and (tier, 0) in workers
+        }
 
     def _stale(self, deployment: Manifest) -> list[Place]:
         """The places that need another worker: all of them where its template changed, else those without one."""

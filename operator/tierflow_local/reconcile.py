@@ -1,22 +1,31 @@
 """The reconcile of local mode: observe, decide, render, diff, apply, all but observing and applying the operator's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
+from tierflow.descriptor import WorkerDescriptor
+from tierflow.errors import MismatchError, TierflowError
 from tierflow.graph import Graph
 from tierflow.manifest import InferencePipeline, Tiling
 from tierflow.plan import Plan
 from tierflow.profile import Profile
 from tierflow.tiers import Tier
 from tierflow.tiling.choice import EdgeNodes
-from tierflow_local.cluster import LocalCluster
-from tierflow_local.scrape import scrape
+from tierflow_local.cluster import Judge, LocalCluster
+from tierflow_local.gate import Gate
+from tierflow_local.history import History
 from tierflow_operator.decide import Decision, Move, Present, decide
 from tierflow_operator.diff import Change, changes
-from tierflow_operator.observation import Observation, measured
+from tierflow_operator.measurements import latency, observe
+from tierflow_operator.observation import Observation
 from tierflow_operator.pods import Release
+from tierflow_operator.readings import Readings
 from tierflow_operator.render import live_descriptors, render
+
+_RETRY_SECONDS: Final = 60.0
+"""A plan whose workers did not get ready may be tried again after that, though nothing else has changed."""
 
 
 class LocalPipeline:
@@ -28,6 +37,7 @@ class LocalPipeline:
         profile: Its layer times on this machine.
         assumed: What to go by until it has been measured.
         cluster: Where it runs.
+        gate: Compares new workers' answer with the whole model's.
         clock: What time it is, in seconds of the Unix epoch.
     """
 
@@ -38,6 +48,7 @@ class LocalPipeline:
         profile: Profile,
         assumed: Observation,
         cluster: LocalCluster,
+        gate: Gate,
         clock: Callable[[], float],
     ) -> None:
         self.pipeline = pipeline
@@ -46,17 +57,14 @@ class LocalPipeline:
         self._profile = profile
         self._assumed = assumed
         self._cluster = cluster
+        self._gate = gate
+        self._history = History()
         self._clock = clock
         self._release = Release(addresses=cluster.addresses, tile_workers=cluster.tile_addresses)
 
     def observe(self) -> Observation:
-        """What is known now: links as the workers measure them, the rest as assumed."""
-        found = scrape(
-            self._cluster.workers.values(),
-            now=self._clock(),
-            max_staleness_seconds=self.pipeline.spec.metrics.max_staleness_seconds,
-        )
-        return measured(self._assumed, found.links)
+        """What is known now: what the workers measure, read as the operator does, and the rest as assumed."""
+        return self._observed(self._read())
 
     def decide(self) -> Decision:
         """Decides by what is known now.
@@ -64,21 +72,32 @@ class LocalPipeline:
         Raises:
             TierflowError: see `tierflow_operator.decide.decide`.
         """
-        decision = decide(self.pipeline.spec, self._graph, self._profile, self.observe(), self.present, self._clock())
+        readings, present = self._read(), self.present
+        measured = None if present is None else latency(readings, since=present.decided_at)
+        observation, now = self._observed(readings), self._clock()
+        decision = decide(self.pipeline.spec, self._graph, self._profile, observation, present, now, measured)
         if not isinstance(decision, Move):
             self.present = decision.present
         return decision
 
     def move(self, decision: Move) -> tuple[Change, ...]:
-        """Puts a decided plan in force.
+        """Puts a decided plan in force, once its workers have answered as the whole model does.
 
         Returns:
             What was done.
 
         Raises:
-            TierflowError: where a worker doesn't get ready; what was in force before goes on.
+            MismatchError: where they answer otherwise; what was in force goes on, and that plan isn't tried again.
+            TierflowError: where a worker doesn't get ready; what was in force goes on, and it is tried again later.
         """
-        steps = self.apply(decision.plan)
+        try:
+            steps = self._apply(decision.plan, judge=self._judge)
+        except TierflowError as error:
+            if self.present is not None:
+                again_after = None if isinstance(error, MismatchError) else _RETRY_SECONDS
+                self.present = self.present.rejecting(decision.present, self._clock(), again_after=again_after)
+                self.apply(self.present.plan)
+            raise
         self.present = decision.present.taking_over(self._clock())
         return steps
 
@@ -94,6 +113,9 @@ class LocalPipeline:
             plan: The plan.
             edge_workers: How many share its tiles; None for all that there are.
         """
+        return self._apply(plan, edge_workers=edge_workers)
+
+    def _apply(self, plan: Plan, *, edge_workers: int | None = None, judge: Judge | None = None) -> tuple[Change, ...]:
         live = self._cluster.objects
         wanted = render(
             self.pipeline,
@@ -104,8 +126,20 @@ class LocalPipeline:
             edge_workers=edge_workers or len(self.edge_nodes.speeds),
         )
         steps = changes(wanted, live)
-        self._cluster.apply(steps)
+        self._cluster.apply(steps, judge)
         return steps
+
+    def _judge(self, workers: Mapping[Tier, tuple[WorkerDescriptor, str]]) -> None:
+        self._gate.check(workers, self.pipeline.spec.rollout.progress_deadline_seconds)
+
+    def _read(self) -> Readings:
+        now = self._clock()
+        self._history.scrape(self._cluster.workers.values(), now)
+        return self._history.readings(now, self.pipeline.spec.metrics.max_staleness_seconds)
+
+    def _observed(self, readings: Readings) -> Observation:
+        plan = None if self.present is None else self.present.plan
+        return observe(self._assumed, readings, plan=plan, spec=self.pipeline.spec, now=self._clock())
 
 
 def with_algorithm(pipeline: InferencePipeline, algorithm: str | None) -> InferencePipeline:

@@ -14,7 +14,6 @@ from tierflow.errors import InvalidManifestError
 from tierflow.graph import Graph
 from tierflow.manifest_values import constraints_of
 from tierflow.network import Link
-from tierflow.partition.latency import LINKS as LINKS_OF_ROUTE
 from tierflow.plan import Plan, difference
 from tierflow.profile import Profile
 from tierflow.tiers import TIERS, Tier
@@ -35,6 +34,7 @@ _WARM_UP: Final = 2
 _ALONE_SECONDS: Final = 2.0
 """A tier that is much slower than the plan is asked less often."""
 _PROBE_SECONDS: Final = 5.0
+_LINKS_SECONDS: Final = 10.0
 _DECIDE_SECONDS: Final = 30.0
 _NOTICED: Final = 1.25
 """A link whose measured bandwidth is within this factor of the true one has been noticed to have changed."""
@@ -240,10 +240,10 @@ class Scenario:
         link, shape = worsening
         with self._phase("worsening a link"):
             workers, present = self._cluster.workers, self._local.present
+            # A change shows only against what was measured, and links that no request uses are measured at rest.
+            self._until(lambda: self._local.observe().metrics.available, _LINKS_SECONDS)
             with Load(clients) as load:
                 self._until(lambda: load.answers.sent >= _WARM_UP * len(clients), _DECIDE_SECONDS)
-                if present is not None:
-                    self._wait_for_links(present.plan)
                 began = time.perf_counter()
                 self._cluster.set_link(link, shape)
                 decision, noticed = self._decide_on(link, shape)
@@ -328,11 +328,6 @@ class Scenario:
 
     def _scrape(self) -> Measurements:
         return scrape(self._cluster.workers.values(), now=time.time(), max_staleness_seconds=60.0)
-
-    def _wait_for_links(self, plan: Plan) -> None:
-        """Waits until the links that the plan uses were measured, since a change shows only against that."""
-        used = [link for link in LINKS_OF_ROUTE[plan.route] if plan.segment(link[1]).segment.takes_part]
-        self._until(lambda: all(link in self._scrape().links for link in used), _PROBE_SECONDS)
 
     def _decide_on(self, link: TierLink, shape: Link) -> tuple[Decision, bool]:
         """Waits until the workers have measured the change, then decides until the plan moves or holds for good.

@@ -54,7 +54,7 @@ def scrape(workers: Iterable[RunningWorker], *, now: float, max_staleness_second
     segments: dict[tuple[Tier, str], tuple[int, float]] = {}
     tile_workers = 0
     for worker in workers:
-        for name, labels, value in _samples(worker):
+        for name, labels, value in samples_of(worker):
             if name in _LINK_METRICS:
                 link = Tier(labels["from_tier"]), Tier(labels["to_tier"])
                 links.setdefault(link, {})[_LINK_METRICS[name]] = value
@@ -73,7 +73,8 @@ def scrape(workers: Iterable[RunningWorker], *, now: float, max_staleness_second
     return Measurements(known, segments, tile_workers)
 
 
-def _samples(worker: RunningWorker) -> Iterable[tuple[str, Mapping[str, str], float]]:
+def samples_of(worker: RunningWorker) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """All samples of a worker's metrics, by name and labels; none where it doesn't answer."""
     try:
         _, text = http_get(worker.rest_port, "/metrics")
     except OSError:

@@ -16,6 +16,7 @@ from tierflow.profile import Profile
 from tierflow.tiers import TIERS, Tier
 from tierflow.tiling.choice import EdgeNodes
 from tierflow_local.cluster import Entry, LocalCluster, Report
+from tierflow_local.gate import Example, Gate
 from tierflow_local.links import Proxies
 from tierflow_local.reconcile import LocalPipeline
 from tierflow_local.run_directory import RunDirectory, live_runs, runs_directory
@@ -38,6 +39,7 @@ class Wanted:
         edge: The edge's nodes, its own worker's first; with one nothing is tiled.
         entry: The ports for clients; None takes the preferred ones where they are free.
         cache_dir: Where workers keep models and segments; None for the user's cache.
+        example: What new workers are asked before they take over; None makes one.
     """
 
     pipeline: InferencePipeline
@@ -48,6 +50,7 @@ class Wanted:
     edge: EdgeNodes = field(default_factory=EdgeNodes)
     entry: Entry | None = None
     cache_dir: Path | None = None
+    example: Example | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def session(wanted: Wanted, report: Report | None = None) -> Iterator[Session]:
             wanted.profile,
             observation,
             made,
+            Gate(wanted.model, wanted.example),
             time.time,
         )
         try:
