@@ -82,7 +82,7 @@ def move(
     measured: MeasuredLatency | None = None,
 ) -> Move:
     """The move to a plan, with what is to be remembered of it; `measured` makes it one that may be rolled back."""
-    epoch = 1 if present is None else present.plan.epoch + 1
+    epoch = 1 if present is None else present.next_epoch
     is_best = not touched(plan, situation.best())
     found = Present(
         plan=msgspec.structs.replace(plan, epoch=epoch),

@@ -71,6 +71,7 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
         speeds: The tiers' speeds then.
         unavailable: The tiers that could compute nothing then.
         at: When that was.
+        epoch: Its number, which no later plan has.
         again_after: Seconds after which it may be tried again though nothing changed; None for never.
     """
 
@@ -80,6 +81,7 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     speeds: dict[Tier, float]
     unavailable: frozenset[Tier]
     at: float
+    epoch: int = 0
     again_after: float | None = None
 
 
@@ -114,6 +116,11 @@ class Present(msgspec.Struct, frozen=True):
     rejected: tuple[Rejected, ...] = ()
     version: Literal[1] = VERSION
 
+    @property
+    def next_epoch(self) -> int:
+        """The number of the next plan."""
+        return 1 + max(self.plan.epoch, *(each.epoch for each in self.rejected), 0)
+
     def taking_over(self, at: float) -> "Present":
         """The same, its plan being in force from `at` on: intervals count from there, not from the decision."""
         return msgspec.structs.replace(self, decided_at=at)
@@ -143,6 +150,7 @@ class Present(msgspec.Struct, frozen=True):
             speeds=speeds or other.plan.speeds,
             unavailable=other.unavailable,
             at=at,
+            epoch=other.plan.epoch,
             again_after=again_after,
         )
         others = [entry for entry in self.rejected if entry.plan != added.plan]

@@ -151,6 +151,13 @@ def test_a_move_that_failed_is_not_tried_again_until_its_time_is_over() -> None:
         assert isinstance(decided(NARROW, present, now), expected)
 
 
+def test_a_plan_that_failed_keeps_its_number() -> None:
+    first, second = moved()
+    again = decided(observation(network(300, 0.5)), first.rejecting(second, 150.0), 200.0)
+    assert isinstance(again, Move)
+    assert (first.plan.epoch, second.plan.epoch, again.plan.epoch) == (1, 2, 3)
+
+
 def test_only_the_latest_rejections_are_remembered() -> None:
     present, second = moved()
     for number in range(20):
