@@ -3,9 +3,10 @@
 Tiers are ordered, data flows upwards only, and a tensor crosses each boundary at most once: so each boundary of a route
 is a cut of its own (`tierflow.partition.crossings`), coupled only in that the upper one must not lie below the lower
 one. The boundaries of both routes are cut in one call of the solver, block by block between the graph's bottlenecks
-(`tierflow.partition.blocks`) and after merging what no optimum separates (`tierflow.partition.contract`); then the
-best blocks, the upper boundary's not before the lower one's, are looked up. Only where both fall into the same block
-and overlap the wrong way is the coupled network cut as well.
+(`tierflow.partition.blocks`); then the best blocks, the upper boundary's not before the lower one's, are looked up.
+Only where both fall into the same block and overlap the wrong way is the coupled network cut as well. Before that,
+blocks and layers are left out whose side a known partition settles (`tierflow.partition.settle`), and layers merged
+that no optimum separates (`tierflow.partition.contract`).
 
 Ties go to the device: of equal blocks the last, and in a block the cut with the fewest layers above; of two equal
 routes the relayed one. The true latency of what was found is evaluated in float64, and its distance to the certified
@@ -161,8 +162,8 @@ def _promising(problem: Problem, blocks: Blocks, ways: list[_Way]) -> tuple[list
     """The routes that can be the best, with all left out that a known latency rules out; that latency."""
     known = min(_best_of_order(problem, way) for way in ways)
     lowest = float(problem.costs.layer[0].sum())
-    rounding = _ROUNDING * sum(float(np.abs(one.difference).sum()) for way in ways for one in way.boundaries)
-    limit = known - lowest + RESOLUTION * lowest + rounding
+    sums = known + sum(float(np.abs(boundary.difference).sum()) for way in ways for boundary in way.boundaries)
+    limit = known - lowest + RESOLUTION * lowest + _ROUNDING * sums
     origins = origins_of(problem.graph, blocks)
     left = []
     for way in ways:

@@ -173,9 +173,9 @@ def profile_of(graph: Graph, whole: Recording, torn: Torn, *, model: str, machin
 def _scale(whole: Recording, recorded: float) -> float:
     """By what the kernels' times are multiplied, so that together they are the time of a run without the recorder.
 
-    The recorder slows a run down, and what lies between kernels is a part of it; its clock goes on where others have the
-    processor. For models that take hardly longer than an empty run, that says little; the kernels' own times are good
-    enough there.
+    The recorder slows a run down, and what lies between kernels is a part of it; its clock goes on while others have
+    the processor. For models that take hardly longer than an empty run, that says little; the kernels' own times are
+    good enough there.
     """
     if not recorded:
         return 0.0
