@@ -12,11 +12,15 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "command-line.md"
 COMMANDS = {
     "resnet18.svg": "tierflow plan samples/resnet18.yaml --picture docs/resnet18.svg",
+    "simulate.svg": "tierflow simulate samples/resnet18.yaml --trace samples/traces/uplink.csv --stabilization 30 "
+    "--picture docs/simulate.svg",
     "vgg16-tiles.svg": "tierflow plan zoo://vgg16 --edge-workers 4 --memory edge=256Mi --picture docs/vgg16-tiles.svg",
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "simulate.svg")) for name in COMMANDS]
+)
 def test_a_picture_of_the_docs_is_what_its_command_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

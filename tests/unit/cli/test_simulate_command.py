@@ -217,11 +217,3 @@ def test_the_sample_trace_is_read_and_shows_every_kind_of_trouble(run: Run, mani
     report = run("simulate", manifest(), "--trace", sample, "--json").json
     assert report["seconds"] == 3600
     assert "MetricsUnavailable" in {each["reason"] for each in report["holds"]}
-
-
-@pytest.mark.slow
-def test_the_picture_of_the_docs_is_what_the_command_draws(run: Run, tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    arguments = (root / "samples/resnet18.yaml", "--trace", root / "samples/traces/uplink.csv", "--stabilization", "30")
-    assert run("simulate", *arguments, "--picture", tmp_path / "course.svg").code == 0
-    assert (tmp_path / "course.svg").read_text() == (root / "docs/simulate.svg").read_text()
