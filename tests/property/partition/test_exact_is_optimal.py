@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from factories.graphs import (
@@ -18,7 +19,7 @@ from tierflow.graph import Graph
 from tierflow.partition.budgets import RESOLUTION, integer_program
 from tierflow.partition.exact import exact
 from tierflow.partition.latency import evaluate
-from tierflow.partition.problem import Algorithm, Constraints, Costs, CrossingCost, Partition, Problem
+from tierflow.partition.problem import Algorithm, Array, Constraints, Costs, CrossingCost, Partition, Problem
 from tierflow.segment import Route, check_monotone
 from tierflow.tiers import TIERS, Tier
 
@@ -57,6 +58,35 @@ def test_no_partition_is_faster_than_the_exact_one(part: int) -> None:
         assert found.latency.total == pytest.approx(best, rel=1e-9), seed
         assert found.optimality_gap == 0.0, seed
         assert found.algorithm is Algorithm.EXACT
+
+
+def test_costs_of_very_different_sizes_are_added_up_to_the_optimum_as_far_as_floats_can_tell() -> None:
+    for seed in range(GRAPHS):
+        problem = problem_from(seed, 1, 6)
+        costs = of_all_sizes(problem, np.random.default_rng(seed))
+        problem = replace(problem, costs=costs)
+        best, found = brute_force(problem), exact_or_none(problem)
+        if found is None or best is None:
+            assert found is best is None, seed
+            continue
+        links = (costs.device_edge, costs.edge_cloud, costs.device_cloud)
+        largest = max(costs.layer.max(), *(max(link.fixed, link.tensor.max()) for link in links))
+        assert found.latency.total <= best * (1 + 1e-9) + 1e-13 * largest, seed
+
+
+def of_all_sizes(problem: Problem, numbers: np.random.Generator) -> Costs:
+    """From picoseconds to days, and now and then 0."""
+
+    def some(*shape: int) -> Array:
+        values: Array = 10.0 ** numbers.uniform(-12, 6, shape)
+        values[numbers.random(shape) < 0.2] = 0.0
+        return values
+
+    def crossing() -> CrossingCost:
+        return CrossingCost(float(some(1)[0]), some(len(problem.graph.tensors)), some(len(problem.graph.outputs)))
+
+    layer = some(len(TIERS), len(problem.graph.layers))
+    return Costs(layer=layer, device_edge=crossing(), edge_cloud=crossing(), device_cloud=crossing())
 
 
 @pytest.mark.slow
