@@ -99,6 +99,8 @@ class LocalPipeline:
                 self.apply(self.present.plan)
             raise
         self.present = decision.present.taking_over(self._clock())
+        # While workers leave, others say for a moment that they don't answer.
+        self._history = History()
         return steps
 
     @property

@@ -96,3 +96,11 @@ def test_speeds_and_links_are_what_the_workers_measure(local: Running) -> None:
         assert seen.speeds[tier].source.value == "Measured"
         assert seen.speeds[tier].speed > 1
     assert isinstance(local.session.local.decide(), Hold | Move)
+
+
+def test_workers_that_leave_make_no_tier_unreachable(local: Running) -> None:
+    for cut in (("conv1", "conv3"), ("conv1", "conv4")) * 3:
+        local.session.local.move(move_to(local, local.plan(*cut)))
+        seen = local.session.local.observe()
+        assert seen.unreachable == frozenset()
+        assert seen.down == frozenset()
