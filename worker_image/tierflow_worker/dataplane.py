@@ -148,6 +148,7 @@ class DataPlane:
         self._draining = False
         self._in_flight = 0
         self._numbers = itertools.count(1)
+        metrics.follow_in_flight(lambda: self._in_flight)
 
     @property
     def in_flight(self) -> int:
@@ -193,7 +194,6 @@ class DataPlane:
             return InferResponse(request.model, (), request.id, {SECONDS_PARAMETER: 0.0}, MODEL_VERSION)
         began = self._clock()
         self._in_flight += 1
-        self._metrics.set_in_flight(self._in_flight)
         problem: BaseException | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -216,7 +216,6 @@ class DataPlane:
 
     def _note_end(self, request: InferRequest, problem: BaseException | None, seconds: float) -> None:
         outcome = outcome_of(problem)
-        self._metrics.set_in_flight(self._in_flight)
         self._metrics.observe_request(outcome, seconds)
         fields = {"request": request.id, "seconds": round(seconds, 6)}
         if problem is None:
@@ -246,16 +245,16 @@ class DataPlane:
         if _only_own(request):
             return await self._answer_own(request, place, wanted, deadline)
         if boundary is not None:
-            tensors = await self._answer(replace(request, id=self._name(request)), place, wanted, deadline)
+            tensors = await self._answer(self._named(request), place, wanted, deadline)
             spent = {SECONDS_PARAMETER: self._clock() - began}
             return InferResponse(request.model, tensors, request.id, spent, MODEL_VERSION)
         wanted = wanted or tuple(tensor.name for tensor in self._descriptor.outputs)
-        tensors = await self._answer(replace(request, id=self._name(request)), place, wanted, deadline)
+        tensors = await self._answer(self._named(request), place, wanted, deadline)
         return InferResponse(request.model, self._ordered(tensors, wanted), request.id, {}, MODEL_VERSION)
 
-    def _name(self, request: InferRequest) -> str:
-        """The request's id in logs and on its way up, where the client gave none."""
-        return request.id or f"{self._descriptor.tier}-{next(self._numbers)}"
+    def _named(self, request: InferRequest) -> InferRequest:
+        """The request with an id for logs and for its way up, where the client gave none."""
+        return request if request.id else replace(request, id=f"{self._descriptor.tier}-{next(self._numbers)}")
 
     def _check_model(self, name: str, version: str) -> None:
         served = self._descriptor.pipeline

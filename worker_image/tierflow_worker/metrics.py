@@ -4,7 +4,7 @@ The table of all metrics is `worker_image/METRICS.md`; a test keeps it equal to 
 elsewhere (the data plane, `tierflow_worker.links`, `tierflow_worker.calibration`); here it is only recorded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -217,9 +217,9 @@ class Metrics:
         if outcome is Outcome.OK:
             self._request_seconds.observe(seconds)
 
-    def set_in_flight(self, requests: int) -> None:
-        """Sets how many requests have come and not ended."""
-        self._in_flight.set(requests)
+    def follow_in_flight(self, requests: Callable[[], int]) -> None:
+        """Has every scrape ask how many requests have come and not ended."""
+        self._in_flight.set_function(requests)
 
     def set_queue(self, length: int) -> None:
         """Sets how many requests wait for their segment."""

@@ -7,8 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
 from tierflow.errors import OverloadedError
 
@@ -31,6 +31,68 @@ def _give_way() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
+class _Job:
+    """A computation that was handed to the thread.
+
+    Attributes:
+        done: Its result, the seconds that it took, and those of them that the thread computed.
+        ended: Is set when it has ended, where somebody waits for that alone.
+    """
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[tuple[Any, float, float]] = self.loop.create_future()
+        self.ended: asyncio.Event | None = None
+        self._work = work
+
+    def run(self) -> None:
+        """Computes; in the thread."""
+        began, processor = time.perf_counter(), time.thread_time()
+        error: BaseException | None = None
+        result = None
+        try:
+            result = self._work()
+        except BaseException as problem:
+            error = problem
+        spent = (time.perf_counter() - began, time.thread_time() - processor)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._finish, result, spent, error)
+
+    def _finish(self, result: Any, spent: tuple[float, float], error: BaseException | None) -> None:
+        if self.ended is not None:
+            self.ended.set()
+        if self.done.done():
+            return
+        if error is not None:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result((result, *spent))
+
+
+class _Thread:
+    """Runs jobs one after the other. Between event loop and thread lies as little as can be: each request waits for it.
+
+    Args:
+        gives_way: Whether its computations come after what else the machine does.
+    """
+
+    def __init__(self, *, gives_way: bool) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gives_way = gives_way
+        threading.Thread(target=self._run, name="compute", daemon=True).start()
+
+    def put(self, job: _Job | None) -> None:
+        """Hands over a job; None ends the thread."""
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        if self._gives_way:
+            _give_way()
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            del job  # with the tensors that it holds
+
+
 class ComputeQueue:
     """Runs computations one after the other in a thread of their own.
 
@@ -46,8 +108,7 @@ class ComputeQueue:
         self._limit = limit
         self._slowdown = 1 / speed
         self._observe_length = observe_length or (lambda _: None)
-        initialiser = _give_way if speed < 1 else None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=initialiser)
+        self._thread = _Thread(gives_way=speed < 1)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._mean_seconds = 0.0
@@ -85,11 +146,14 @@ class ComputeQueue:
         """
         if not admitted:
             self.check_room()
-        self._change_length(1)
-        try:
+        if self._turn.locked():
+            self._change_length(1)
+            try:
+                await self._turn.acquire()
+            finally:
+                self._change_length(-1)
+        else:
             await self._turn.acquire()
-        finally:
-            self._change_length(-1)
         try:
             result, seconds, processor_seconds = await self._run_in_thread(work, cancel)
             if self._slowdown > 1:
@@ -106,8 +170,8 @@ class ComputeQueue:
         return self._slowdown
 
     def close(self) -> None:
-        """Ends the thread once the running work is done."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Ends the thread once the work that it has is done."""
+        self._thread.put(None)
 
     def _change_length(self, by: int) -> None:
         self._waiting += by
@@ -117,18 +181,12 @@ class ComputeQueue:
         self, work: Callable[[], Result], cancel: Callable[[], None]
     ) -> tuple[Result, float, float]:
         """The work's result, the seconds that it took, and those of them that its thread computed."""
-
-        def timed() -> tuple[Result, float, float]:
-            began, processor = time.perf_counter(), time.thread_time()
-            result = work()
-            return result, time.perf_counter() - began, time.thread_time() - processor
-
-        running = asyncio.get_running_loop().run_in_executor(self._executor, timed)
+        job = _Job(work)
+        self._thread.put(job)
         try:
-            return await asyncio.shield(running)
+            return await job.done
         except asyncio.CancelledError:
+            job.ended = asyncio.Event()
             cancel()
-            await asyncio.wait((running,))
-            if not running.cancelled():
-                running.exception()  # nobody else is going to ask for it
+            await job.ended.wait()
             raise

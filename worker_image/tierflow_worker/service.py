@@ -6,6 +6,7 @@ requests wait for the segment, as they do for a worker that is being replaced.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -125,6 +126,8 @@ class Worker:
 
                     async def become_ready() -> None:
                         self._plane.set_ready()
+                        # What was made until now stays: no request is to wait while it is looked through for garbage.
+                        gc.freeze()
                         self._grpc.tell_readiness()
                         seconds = round(time.perf_counter() - began, 3)
                         self._log.info("ready", grpc_port=grpc_port, rest_port=rest_port, seconds=seconds)
