@@ -38,24 +38,34 @@ def proxy(control_plane: ControlPlane) -> Iterator[ApiProxy]:
     standing.stop()
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        Refusal(409, "Conflict", "the object has been modified"),
-        Refusal(429, "TooManyRequests", "too many requests"),
-        Refusal(500, "InternalError", "etcdserver: request timed out"),
-        Refusal(503, "ServiceUnavailable", "apiserver is shutting down"),
-        Refusal(0),
-    ],
-)
-def test_every_third_write_fails_and_the_pipeline_gets_there(
-    operate: Operate, served: ServedPipeline, proxy: ApiProxy, refusal: Refusal
+REFUSALS = [
+    Refusal(409, "Conflict", "the object has been modified"),
+    Refusal(429, "TooManyRequests", "too many requests"),
+    Refusal(500, "InternalError", "etcdserver: request timed out"),
+    Refusal(503, "ServiceUnavailable", "apiserver is shutting down"),
+    Refusal(0),
+]
+
+
+def test_every_third_write_fails_in_another_way_and_the_pipeline_gets_there(
+    operate: Operate, served: ServedPipeline, proxy: ApiProxy
 ) -> None:
-    turns = itertools.count(1)
-    proxy.judge = lambda _: refusal if next(turns) % 3 == 0 else None
+    turns, ways = itertools.count(1), itertools.cycle(REFUSALS)
+    refused: list[Refusal] = []
+
+    def judge(_: Write) -> Refusal | None:
+        if next(turns) % 3:
+            return None
+        refused.append(next(ways))
+        return refused[-1]
+
+    proxy.judge = judge
     operate(*NO_RESYNC, kubeconfig=proxy.kubeconfig)
     served.create()
     served.wait_settled(epoch=1, seconds=200)
+    served.cut("maxpool", "layer3.0/relu")
+    served.wait_settled(epoch=2, seconds=200)
+    assert set(refused) == set(REFUSALS)
 
 
 def test_writes_that_are_done_but_not_answered_change_nothing_in_the_end(
@@ -190,27 +200,26 @@ def _names_of(api: ApiServer, tier: str) -> list[str]:
     return [node["metadata"]["name"] for node in found]
 
 
-@pytest.mark.parametrize("stage", ["Expanding", "Checking", "at rest"])
-def test_a_namespace_that_is_deleted_in_the_middle_disturbs_nobody_else(
-    operate: Operate, served: ServedPipeline, every_kubelet: Kubelet, kubelet: Behaviour, api: ApiServer, stage: str
+def test_namespaces_that_are_deleted_in_the_middle_disturb_nobody_else(
+    operate: Operate, served: ServedPipeline, every_kubelet: Kubelet, api: ApiServer
 ) -> None:
-    doomed = f"doomed-{uuid.uuid4().hex[:8]}"
-    api.create("/api/v1/namespaces", {"metadata": {"name": doomed}})
-    behaviour = every_kubelet.behave(doomed)
-    if stage == "Expanding":
-        behaviour.runs = lambda _: False
-    elif stage == "Checking":
-        behaviour.verdict = lambda _: None
-    operator = operate("--namespace", doomed, *NO_RESYNC)
-    other = ServedPipeline(api, doomed).create()
-    if stage == "at rest":
-        other.wait_settled()
-    else:
-        other.wait_condition("Reconciling", reason=stage)
-    api.delete(f"/api/v1/namespaces/{doomed}")
+    doomed = {stage: f"doomed-{uuid.uuid4().hex[:8]}" for stage in ("Expanding", "Checking", "at rest")}
+    for name in doomed.values():
+        api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    every_kubelet.behave(doomed["Expanding"]).runs = lambda _: False
+    every_kubelet.behave(doomed["Checking"]).verdict = lambda _: None
+    every_kubelet.behave(doomed["at rest"])
+    operator = operate(*(part for name in doomed.values() for part in ("--namespace", name)), *NO_RESYNC)
+    others = {stage: ServedPipeline(api, name).create() for stage, name in doomed.items()}
+    others["at rest"].wait_settled()
+    for stage in ("Expanding", "Checking"):
+        others[stage].wait_condition("Reconciling", reason=stage)
+    for name in doomed.values():
+        api.delete(f"/api/v1/namespaces/{name}")
     served.create()
     served.wait_settled(epoch=1)
-    wait_for("the namespace's end", lambda: api.find(f"/api/v1/namespaces/{doomed}") is None, seconds=200)
+    for name in doomed.values():
+        wait_for("the namespace's end", lambda name=name: api.find(f"/api/v1/namespaces/{name}") is None, seconds=200)
     assert operator.exit_code is None
     assert operator.ask("/healthz")[0] == 200
     served.cut("maxpool", "layer3.0/relu")

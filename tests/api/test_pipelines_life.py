@@ -279,14 +279,14 @@ def test_a_thrown_away_record_moves_no_worker_that_serves_what_is_wanted(
     assert {tier: served.deployment(tier)["metadata"]["generation"] for tier in TIERS} == before
 
 
-@pytest.mark.parametrize("record", ["", "{", '{"version": 99}', '{"target": null}', "x" * 100_000])
-def test_a_record_that_somebody_broke_is_made_again(operate: Operate, served: ServedPipeline, record: str) -> None:
+def test_a_record_that_somebody_broke_is_made_again(operate: Operate, served: ServedPipeline) -> None:
     operate()
     served.create()
     served.wait_settled()
-    served.api.patch(served.path_of("ConfigMap", "small-plan"), {"data": {"record.json": record}})
-    wait_for("another record", lambda: _has_record(served))
-    served.wait_settled()
+    for record in ("", "{", '{"version": 99}', '{"target": null}', "x" * 100_000):
+        served.api.patch(served.path_of("ConfigMap", "small-plan"), {"data": {"record.json": record}})
+        wait_for("another record", lambda: _has_record(served))
+        served.wait_settled()
 
 
 def _has_record(served: ServedPipeline) -> bool:
