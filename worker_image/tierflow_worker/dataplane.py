@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 import msgspec
@@ -196,8 +195,10 @@ class DataPlane:
         self._in_flight += 1
         problem: BaseException | None = None
         try:
+            if timeout is None:
+                return await self._admit(request, began, None)
             async with asyncio.timeout(timeout):
-                return await self._admit(request, began, None if timeout is None else began + timeout)
+                return await self._admit(request, began, began + timeout)
         except TimeoutError as error:
             problem = DeadlineExceededError(f"no answer within the deadline of {timeout or 0:.3f} s")
             raise problem from error
@@ -254,7 +255,10 @@ class DataPlane:
 
     def _named(self, request: InferRequest) -> InferRequest:
         """The request with an id for logs and for its way up, where the client gave none."""
-        return request if request.id else replace(request, id=f"{self._descriptor.tier}-{next(self._numbers)}")
+        if request.id:
+            return request
+        name = f"{self._descriptor.tier}-{next(self._numbers)}"
+        return InferRequest(request.model, request.tensors, name, request.outputs, request.parameters, request.version)
 
     def _check_model(self, name: str, version: str) -> None:
         served = self._descriptor.pipeline

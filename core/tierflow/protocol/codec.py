@@ -10,6 +10,7 @@ Rules for reading:
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -31,7 +32,10 @@ from tierflow.protocol.messages import (
 
 _RAW_INPUT_FIELD: Final = 7
 _RAW_OUTPUT_FIELD: Final = 6
+_ID_FIELD: Final = 3  # of both
 _LENGTH_DELIMITED: Final = 2
+_MOST_KNOWN_HEADS: Final = 64
+_LARGEST_KNOWN_HEAD: Final = 4096
 _FIXED_SIZES: Final = {1: 8, 5: 4}
 _MOST_FIELDS: Final = 65_536  # more top-level fields than this are an attack on memory, not a request
 _CONTENTS: Final = {
@@ -69,19 +73,26 @@ def decode_request(data: Data) -> InferRequest:
         InvalidRequestError: where the bytes are no such message, or one that isn't supported.
     """
     try:
-        head, raw = _parse(data, _RAW_INPUT_FIELD, wire.ModelInferRequest)
+        rest, raw, named = _take_out(data, _RAW_INPUT_FIELD)
+        known = _known_heads.get(rest)
+        if known is not None and len(raw) == len(known.tensors):
+            return known.request(named, raw)
+        head = _read_head(rest, wire.ModelInferRequest)
     except _MalformedError as error:
         raise InvalidRequestError(f"no valid ModelInferRequest: {error}") from error
     for part in (*head.inputs, *head.outputs):
         refuse_unsupported(part.name, part.parameters)
-    return InferRequest(
+    request = InferRequest(
         model=head.model_name,
         version=head.model_version,
-        id=head.id,
+        id=named,
         tensors=_tensors(head.inputs, raw, "raw_input_contents"),
         outputs=tuple(output.name for output in head.outputs),
         parameters=_read_parameters(head.parameters),
     )
+    if raw and len(rest) <= _LARGEST_KNOWN_HEAD:
+        _remember(rest, request)
+    return request
 
 
 def encode_response(response: InferResponse) -> bytes:
@@ -105,14 +116,15 @@ def decode_response(data: Data) -> InferResponse:
         IntegrityError: where the bytes are no such message.
     """
     try:
-        head, raw = _parse(data, _RAW_OUTPUT_FIELD, wire.ModelInferResponse)
+        rest, raw, named = _take_out(data, _RAW_OUTPUT_FIELD)
+        head = _read_head(rest, wire.ModelInferResponse)
         tensors = _tensors(head.outputs, raw, "raw_output_contents")
     except (_MalformedError, InvalidRequestError) as error:
         raise IntegrityError(f"the server's answer is no valid ModelInferResponse: {error}") from error
     return InferResponse(
         model=head.model_name,
         version=head.model_version,
-        id=head.id,
+        id=named,
         tensors=tensors,
         parameters=_read_parameters(head.parameters),
     )
@@ -135,20 +147,45 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _parse(data: Data, raw_field: int, message: Any) -> tuple[Any, list[memoryview]]:
-    """Reads the raw contents by hand, the rest through `message`."""
-    rest, raw = _take_out(data, raw_field)
+@dataclass(frozen=True, slots=True)
+class _KnownHead:
+    """What a request's bytes say beside its id and its tensors' contents."""
+
+    model: str
+    version: str
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+
+    def request(self, named: str, raw: Sequence[memoryview]) -> InferRequest:
+        tensors = tuple(InferTensor(*known, content) for known, content in zip(self.tensors, raw, strict=True))
+        return InferRequest(self.model, tensors, named, self.outputs, dict(self.parameters), self.version)
+
+
+_known_heads: dict[bytes, _KnownHead] = {}
+"""Requests differ in their contents and ids; what else they say is mostly the same bytes again, and read once."""
+
+
+def _remember(rest: bytes, request: InferRequest) -> None:
+    if len(_known_heads) >= _MOST_KNOWN_HEADS:
+        _known_heads.clear()
+    tensors = tuple((tensor.name, tensor.dtype, tensor.shape) for tensor in request.tensors)
+    _known_heads[rest] = _KnownHead(request.model, request.version, tensors, request.outputs, dict(request.parameters))
+
+
+def _read_head(rest: bytes, message: Any) -> Any:
     try:
-        return message.FromString(b"".join(rest)), raw
+        return message.FromString(rest)
     except DecodeError as error:
         raise _MalformedError(str(error) or "its fields can't be read") from error
 
 
-def _take_out(data: Data, raw_field: int) -> tuple[list[memoryview], list[memoryview]]:
-    """Walks over the top level: the stretches around the field `raw_field`, and that field's contents."""
+def _take_out(data: Data, raw_field: int) -> tuple[bytes, list[memoryview], str]:
+    """Walks over the top level: all but the field `raw_field` and the id, the field's contents, and the id."""
     view = memoryview(data)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
+    named: memoryview | None = None
     place, kept, fields, end = 0, 0, 0, len(data)
     while place < end:
         fields += 1
@@ -158,7 +195,7 @@ def _take_out(data: Data, raw_field: int) -> tuple[list[memoryview], list[memory
         tag, place = _read_varint(data, place)
         number, kind = tag >> 3, tag & 7
         if kind != _LENGTH_DELIMITED:
-            if number == raw_field or number == 0:
+            if number in (raw_field, _ID_FIELD, 0):
                 raise _MalformedError(f"field {number} at byte {began} has the wire type {kind}")
             place = _skip(data, place, kind)
             continue
@@ -166,12 +203,18 @@ def _take_out(data: Data, raw_field: int) -> tuple[list[memoryview], list[memory
         place = start + length
         if place > end:
             raise _MalformedError(f"field {number} at byte {began} says {length} bytes where {end - start} are left")
-        if number == raw_field:
+        if number in (raw_field, _ID_FIELD):
             rest.append(view[kept:began])
-            raw.append(view[start:place])
             kept = place
+            if number == raw_field:
+                raw.append(view[start:place])
+            else:
+                named = view[start:place]
     rest.append(view[kept:end])
-    return rest, raw
+    try:
+        return b"".join(rest), raw, "" if named is None else bytes(named).decode()
+    except UnicodeDecodeError as error:
+        raise _MalformedError(f"its id is no UTF-8: {error.reason}") from error
 
 
 def _skip(data: Data, place: int, kind: int) -> int:

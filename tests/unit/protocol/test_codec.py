@@ -8,6 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tierflow.errors import IntegrityError, InvalidRequestError
+from tierflow.protocol import codec, wire
 from tierflow.protocol.codec import decode_request, decode_response, encode_request, encode_response
 from tierflow.protocol.messages import OIP_DTYPES, InferRequest, InferResponse, InferTensor
 
@@ -226,3 +227,28 @@ def test_damaged_messages_are_read_as_protobuf_reads_them_or_refused() -> None:
         agreed += 1
     assert agreed > 100
     assert refused > 1_000
+
+
+def test_requests_that_say_the_same_keep_their_own_ids_contents_and_parameters() -> None:
+    for number in range(100):
+        content = bytes((number,)) * 8
+        request = InferRequest(
+            "m", (InferTensor("x", "float32", (2,), content),), f"request-{number % 7}", ("y",), {"a": True}, "1"
+        )
+        read = decode_request(encode_request(request))
+        assert read == request
+        assert isinstance(read.parameters, dict)
+        read.parameters["b"] = number  # what is done with one is no other's
+
+
+def test_many_kinds_of_requests_are_read_without_being_kept() -> None:
+    for number in range(300):
+        request = InferRequest(f"m{number}", (InferTensor("x", "uint8", (1,), b"x"),), "r")
+        assert decode_request(encode_request(request)) == request
+    assert len(codec._known_heads) <= codec._MOST_KNOWN_HEADS
+
+
+def test_an_id_that_is_no_text_is_refused() -> None:
+    head = wire.ModelInferRequest(model_name="m").SerializeToString()
+    with pytest.raises(InvalidRequestError, match="its id is no UTF-8"):
+        decode_request(head + b"\x1a\x01\xff")
