@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,6 @@ _ROUNDS: Final = 60
 _WARM_UP: Final = 15  # more than a worker's first runs, of which it records the layers
 _ANSWER_BYTES: Final = 100
 _MESSAGE_BYTES: Final = 64 * 2**20
-_SEGMENT_SUM: Final = "tierflow_segment_seconds_sum"
 
 _RAW_SERVER: Final = """
 import socket, sys
@@ -188,7 +186,7 @@ def chain_figures(folder: Path) -> Iterator[Figure]:
     for device, edge in _CUTS:
         tiers = cut(model.graph, _last_layer(model, device), _last_layer(model, edge))
         times = _measure_chain(folder, model, tiers)
-        more.append((times.chain / (times.segments + times.transfers) - 1) * 100)
+        more.append(times.more)
         more_than_warm.append((times.chain / times.warm - 1) * 100)
         name = f"ResNet-18 cut after {device} and {edge}"
         yield Figure("chain", f"{name}: as the client sees it", times.client * 1000, "ms")
@@ -201,13 +199,14 @@ def chain_figures(folder: Path) -> Iterator[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class _ChainTimes:
-    """Seconds per request: medians, but means of the chain and its segments, since workers export sums."""
+    """Seconds per request, medians; `more` is the median, in percent, of what each request cost beside its parts."""
 
     client: float
     chain: float
     segments: float
     transfers: float
     warm: float
+    more: float
 
 
 def _last_layer(model: Model, block: str) -> str:
@@ -225,31 +224,31 @@ def _measure_chain(folder: Path, model: Model, tiers: Sequence[Tier]) -> _ChainT
         with _client(workers[Tier.DEVICE].address) as ask, contextlib.closing(RawWire()) as raw:
             compute, transfer = _parts(folder, model, tiers, {image.name: pixels}, raw)
             calls = [lambda: ask(request), transfer, compute]
-            interleaved(calls, rounds=1, warm_up=_WARM_UP)
-            before = sum(map(_segment_seconds, workers.values()))
-            client, transfers, warm = interleaved(calls, rounds=_ROUNDS, warm_up=0)
-            segments = (sum(map(_segment_seconds, workers.values())) - before) / _ROUNDS
-        device = workers[Tier.DEVICE]
-        device.wait_for("request answered", count=_WARM_UP + 1 + _ROUNDS)
-        answered = [line["seconds"] for line in device.lines if line["event"] == "request answered"][-_ROUNDS:]
+            client, transfers, warm = interleaved(calls, rounds=_ROUNDS, warm_up=_WARM_UP)
+        chain = _logged_seconds(workers[Tier.DEVICE], "request answered")
+        segments = [
+            sum(parts)
+            for parts in zip(*(_logged_seconds(one, "segment computed") for one in workers.values()), strict=True)
+        ]
     finally:
         for worker in workers.values():
             worker.kill()
     bare = [one + other for one, other in zip(transfers, warm, strict=True)]
+    parts = [one + other for one, other in zip(transfers, segments, strict=True)]
     return _ChainTimes(
         statistics.median(client),
-        statistics.mean(answered),
-        segments,
+        statistics.median(chain),
+        statistics.median(segments),
         statistics.median(transfers),
         statistics.median(bare),
+        (median_ratio(chain, parts) - 1) * 100,
     )
 
 
-def _segment_seconds(worker: WorkerProcess) -> float:
-    """Seconds that a worker's segments have taken since its start."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{worker.rest_port}/metrics") as answer:
-        text = answer.read().decode()
-    return float(sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(_SEGMENT_SUM)))
+def _logged_seconds(worker: WorkerProcess, event: str) -> list[float]:
+    """What a worker logged of each counted request."""
+    worker.wait_for(event, count=_WARM_UP + _ROUNDS)
+    return [float(line["seconds"]) for line in worker.lines if line["event"] == event][-_ROUNDS:]
 
 
 def _parts(

@@ -368,6 +368,7 @@ class DataPlane:
 
     def _note_run(self, segment: str, loaded: LoadedSegment, seconds: float) -> None:
         self._metrics.observe_segment(segment, seconds)
+        self._log.debug("segment computed", segment=segment, seconds=round(seconds, 6))
         layers = loaded.take_layer_seconds()
         if layers:
             slowdown = self._queue.slowdown
