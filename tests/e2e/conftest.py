@@ -12,8 +12,8 @@ from kindbed.pipelines import Pipeline
 from kindbed.shaping import slow_down
 from kindbed.traffic import Task, open_node_port, task_of
 
-_CORES = {"device": 0.3, "edge": 0.6}
-"""Of this machine, for each node of a tier."""
+_SPEEDS = {"device": 0.15, "edge": 0.4, "tiles": 0.4}
+"""Of this machine's, for workers of a component."""
 _STORY = pytest.StashKey[Cluster]()
 _ORDER = ("first_steps", "life", "models", "adaptation", "faults", "rights", "upgrade")
 """Of the modules: those that others build on come first, and uninstalling comes last."""
@@ -67,8 +67,7 @@ def resnet18(sample: Pipeline) -> Pipeline:
 @pytest.fixture(scope="session")
 def slow_tiers(cluster: Cluster) -> None:
     """Devices and edge nodes that are slower than the cloud."""
-    for tier, cores in _CORES.items():
-        slow_down(cluster, tier, cores)
+    slow_down(cluster, _SPEEDS)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +75,9 @@ def monitored(cluster: Cluster, sample: Pipeline, slow_tiers: None) -> Pipeline:
     """The sample with its own spec, and with a Prometheus that measures its workers on tiers of different speed."""
     install(cluster, os.environ.get("BASE_IMAGE", "python:3.11-slim-bookworm"), dict(BESIDE_THE_CONTROL_PLANE))
     cluster.configure(prometheus={"url": URL})
+    sample.delete()  # so that all its workers are made anew, and slow
     sample.apply()
+    sample.wait_ready()
     cluster.wait_for("measurements", lambda: sample.condition("MetricsAvailable").get("status") == "True", 120)
     return sample
 

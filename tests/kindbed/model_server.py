@@ -3,10 +3,12 @@
 An operator and workers trust and sign by their environment, as with AWS' own admission: a policy adds it to pods.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from kindbed.admission import add_to_workers
 from kindbed.cluster import NAMESPACE, Cluster, Manifest, run
 
 _NAME: Final = "models"
@@ -54,7 +56,7 @@ def serve(cluster: Cluster, model: Path, image: str, folder: Path) -> dict[str, 
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAME}})
     cluster.apply(*_server(cluster, image), _trust(authority), namespace=_NAME)
     cluster.apply(_trust(authority), namespace=NAMESPACE)
-    cluster.apply(*_policy())
+    add_to_workers(cluster, "models", _NAME, _SIGNED, mount=(_AUTHORITY, _MOUNT))
     cluster.kubectl("wait", "pod/server", "-n", _NAME, "--for=condition=Ready", "--timeout=60s")
     host = f"{_NAME}.{_NAME}.svc"
     return {
@@ -64,9 +66,11 @@ def serve(cluster: Cluster, model: Path, image: str, folder: Path) -> dict[str, 
     }
 
 
-def operator_values() -> Manifest:
-    """Values of the chart with which the operator trusts the server and signs for it."""
+def operator_values(folder: Path) -> Manifest:
+    """Values of the chart with which the operator trusts the server of `serve` with this folder, and signs for it."""
+    authority = hashlib.sha256((folder / "tls" / "authority.pem").read_bytes()).hexdigest()
     return {
+        "podAnnotations": {"authority": authority},  # another authority is another pod
         "extraEnv": [{"name": name, "value": value} for name, value in _SIGNED.items()],
         "extraVolumes": [{"name": _AUTHORITY, "configMap": {"name": _AUTHORITY}}],
         "extraVolumeMounts": [{"name": _AUTHORITY, "mountPath": _MOUNT, "readOnly": True}],
@@ -122,47 +126,3 @@ def _server(cluster: Cluster, image: str) -> tuple[Manifest, Manifest]:
         "spec": {"selector": {"app": "server"}, "ports": ports},
     }
     return pod, service
-
-
-def _policy() -> tuple[Manifest, Manifest]:
-    """Gives all pods of pipelines in the namespace the environment that reading the models takes."""
-    pairs = ", ".join(
-        f'Object.spec.containers.env{{name: "{name}", value: "{value}"}}' for name, value in _SIGNED.items()
-    )
-    mount = f'Object.spec.containers.volumeMounts{{name: "{_AUTHORITY}", mountPath: "{_MOUNT}"}}'
-    volume = (
-        f'Object.spec.volumes{{name: "{_AUTHORITY}", configMap: Object.spec.volumes.configMap{{name: "{_AUTHORITY}"}}}}'
-    )
-    expression = (
-        "Object{spec: Object.spec{"
-        f"containers: object.spec.containers.map(c, Object.spec.containers{{name: c.name, env: [{pairs}], "
-        f"volumeMounts: [{mount}]}}), volumes: [{volume}]}}}}"
-    )
-    group = "admissionregistration.k8s.io/v1"
-    rule: dict[str, Any] = {
-        "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
-    }  # fmt: skip
-    chosen = {"matchLabels": {"kubernetes.io/metadata.name": _NAME}}
-    of_pipelines = {"matchExpressions": [{"key": "tierflow.dev/pipeline", "operator": "Exists"}]}
-    policy: Manifest = {
-        "apiVersion": group,
-        "kind": "MutatingAdmissionPolicy",
-        "metadata": {"name": "model-credentials"},
-        "spec": {
-            "matchConstraints": {
-                "resourceRules": [rule], "namespaceSelector": chosen, "objectSelector": of_pipelines,
-            },
-            "failurePolicy": "Fail",
-            "reinvocationPolicy": "Never",
-            "mutations": [
-                {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}},
-            ],
-        },
-    }  # fmt: skip
-    binding: Manifest = {
-        "apiVersion": group,
-        "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": {"name": "model-credentials"},
-        "spec": {"policyName": "model-credentials"},
-    }
-    return policy, binding

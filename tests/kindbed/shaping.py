@@ -1,9 +1,10 @@
 """Slower links and slower nodes of a kind cluster, and nodes that go: what the world does to a pipeline."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from kindbed.admission import add_to_workers
 from kindbed.cluster import Cluster, run
 
 _UNLIMITED: Final = "10gbit"
@@ -89,7 +90,10 @@ def _wait_ready(cluster: Cluster, node: str) -> None:
     cluster.wait_for(f"{node} ready again", is_ready, 120)
 
 
-def slow_down(cluster: Cluster, tier: str, cores: float) -> None:
-    """Gives each node of a tier so many of this machine's cores; 0 takes that back."""
-    for node in cluster.nodes(tier):
-        run("docker", "update", "--cpus", f"{cores:g}", node)
+def slow_down(cluster: Cluster, speeds: Mapping[str, float], namespace: str = "default") -> None:
+    """Has workers that are created from now on compute as a slower machine would, by component.
+
+    A limit on a node's processors doesn't: it slows long computations, and lets short ones go at full speed.
+    """
+    for component, speed in speeds.items():
+        add_to_workers(cluster, f"slow-{component}", namespace, {"TIERFLOW_SPEED": f"{speed:g}"}, component)
