@@ -65,7 +65,7 @@ def test_it_keeps_to_the_constraints_and_its_gap_says_how_much_slower_it_is_than
 
 
 def test_the_same_input_has_the_same_plan() -> None:
-    for seed in range(150):
+    for seed in range(GRAPHS):
         problem = problem_from(seed)
         assert heuristic_or_none(problem) == heuristic_or_none(problem), seed
 
