@@ -3,8 +3,8 @@
 `LinkEstimator` is a value that learns; it reads no clock and sends nothing. `tierflow_worker.probing` feeds it when no
 request does.
 
-The model is `seconds on the wire = round trip + bytes / bandwidth`, bytes being those of both ways. Small messages show
-the round trip, large ones the bandwidth:
+The model is `seconds on the wire = round trip + bytes / bandwidth`, bytes being those of both ways and of what a call
+needs beside its messages. Small messages show the round trip, large ones the bandwidth:
 
 1. Round trip: the smallest of the last `_SMALL_WINDOW` small transfers, each less the time that its bytes took. What
    disturbs a message only ever adds to its time, so the smallest is the truest.
@@ -31,6 +31,9 @@ SMALL_BYTES: Final = 2048
 LARGE_BYTES: Final = 8192
 """Transfers from this size on show the bandwidth; those between are too little of either."""
 
+CALL_BYTES: Final = 380
+"""What a call takes on the wire beside its message and its answer: HTTP/2's headers and frames, both ways."""
+
 _SMALL_WINDOW: Final = 6
 _BUSY_WINDOW: Final = 4
 _FAST_SHARE: Final = 1 / 3
@@ -45,8 +48,8 @@ class Transfer:
     """A message and its answer.
 
     Attributes:
-        sent_bytes: On the wire to the neighbour.
-        received_bytes: On the wire back.
+        sent_bytes: Of the message to the neighbour.
+        received_bytes: Of the answer.
         seconds: From the first byte sent to the last byte received.
         server_seconds: Of these, how long the neighbour had the request: its queue, its computation and all that is
             behind it. They are not the link's.
@@ -61,6 +64,11 @@ class Transfer:
     def bytes(self) -> int:
         """Bytes of both ways."""
         return self.sent_bytes + self.received_bytes
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of both ways that the link carried for them."""
+        return self.bytes + CALL_BYTES
 
     @property
     def wire_seconds(self) -> float:
@@ -123,10 +131,10 @@ class LinkEstimator:
             What is known now.
         """
         begin = now - transfer.seconds
-        busy = _Busy(begin, begin + transfer.wire_seconds, transfer.bytes)
-        if transfer.wire_seconds <= 0 or SMALL_BYTES < busy.bytes < LARGE_BYTES:
+        busy = _Busy(begin, begin + transfer.wire_seconds, transfer.wire_bytes)
+        if transfer.wire_seconds <= 0 or SMALL_BYTES < transfer.bytes < LARGE_BYTES:
             return self._estimate
-        if busy.bytes >= LARGE_BYTES:
+        if transfer.bytes >= LARGE_BYTES:
             self._add_large(busy)
         elif not self._large or begin >= self._large[-1].end:  # else it waited behind a large one
             # At the bandwidth of its own time, which a later one may differ from.

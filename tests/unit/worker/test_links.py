@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierflow_worker.links import LARGE_BYTES, SMALL_BYTES, LinkEstimate, LinkEstimator, Transfer
+from tierflow_worker.links import CALL_BYTES, LARGE_BYTES, SMALL_BYTES, LinkEstimate, LinkEstimator, Transfer
 
 WIFI = (18.88e6 / 8, 0.020)
 CAT1 = (0.13e6 / 8, 0.100)
@@ -28,7 +28,7 @@ class SimulatedLink:
     now: float = 1000.0
 
     def send(self, sent: int, received: int = 100, *, server_seconds: float = 0.0) -> Transfer:
-        wire = self.round_trip_seconds + (sent + received) / self.bytes_per_second
+        wire = self.round_trip_seconds + (CALL_BYTES + sent + received) / self.bytes_per_second
         wire *= 1 + self.noise * self.source.expovariate(1)
         if self.source.random() < self.outliers:
             wire *= 20

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tierflow.descriptor import Downstream, ModelReference, WorkerDescriptor
 from tierflow.errors import UnreachableError
 from tierflow.tiers import Tier
-from tierflow_worker.links import LARGE_BYTES, LinkEstimate, Transfer
+from tierflow_worker.links import CALL_BYTES, LARGE_BYTES, LinkEstimate, Transfer
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.probing import (
@@ -46,7 +46,7 @@ class SimulatedNeighbour:
     def _transfer(self, size: int) -> Transfer:
         if not self.reachable:
             raise UnreachableError("nobody there")
-        seconds = self.link[1] + size / self.link[0] + next(self.delays)
+        seconds = self.link[1] + (CALL_BYTES + size) / self.link[0] + next(self.delays)
         self.clock.now += seconds
         return Transfer(size, 0, seconds)
 
