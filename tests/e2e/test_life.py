@@ -125,6 +125,27 @@ def _replicas(pipeline: Pipeline) -> int:
     return int(pipeline.cluster.get("deployment", f"{pipeline.name}-tiles")["spec"]["replicas"])
 
 
+def test_a_node_label_that_cannot_be_read_is_told_and_does_no_harm(cluster: Cluster, resnet18: Pipeline) -> None:
+    (node,) = cluster.nodes("device")
+    epoch = resnet18.epoch
+
+    def told() -> int:
+        """How often it was said."""
+        events = cluster.objects("events.v1.events.k8s.io")
+        ignored = [entry for entry in events if entry["reason"] == "NodeLabelIgnored" and node in entry["note"]]
+        return sum(entry.get("series", {}).get("count", 1) for entry in ignored)
+
+    cluster.kubectl("label", "node", node, "tierflow.dev/speed=rather-fast")
+    try:
+        cluster.wait_for("a word about the label", told, 30)
+        resnet18.apply(planning={"mode": "Manual", "manual": {"deviceLastLayer": "maxpool", "edgeLastLayer": _CUTS[0]}})
+        resnet18.wait_epoch(epoch)
+        # Something else has been said since, so it is said again: by a count, not by another event.
+        cluster.wait_for("another word about the label", lambda: told() > 1, 60)
+    finally:
+        cluster.kubectl("label", "node", node, "tierflow.dev/speed-")
+
+
 def test_an_object_that_is_deleted_by_hand_comes_back(cluster: Cluster, resnet18: Pipeline) -> None:
     uid = cluster.get("service", f"{resnet18.name}-cloud")["metadata"]["uid"]
     cluster.kubectl("delete", "service", f"{resnet18.name}-cloud")

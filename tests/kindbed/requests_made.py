@@ -44,7 +44,11 @@ def rights_granted(rules: Iterable[Entry]) -> set[Right]:
 
 def refused(entries: Iterable[Entry]) -> list[str]:
     """What the operator asked for without the right to."""
-    return [f"{entry['verb']} {entry['requestURI']}" for entry in entries if entry["responseStatus"]["code"] == 403]
+    return [
+        f"{entry['verb']} {entry['requestURI']}"
+        for entry in entries
+        if entry.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"
+    ]
 
 
 def writes(entries: Iterable[Entry]) -> list[str]:
