@@ -15,17 +15,23 @@ from kindbed.traffic import Task, open_node_port, task_of
 _SPEEDS = {"device": 0.15, "edge": 0.4, "tiles": 0.4}
 """Of this machine's, for workers of a component."""
 _STORY = pytest.StashKey[Cluster]()
+_HERE = Path(__file__).parent
 _ORDER = ("first_steps", "life", "models", "adaptation", "faults", "rights", "upgrade")
 """Of the modules: those that others build on come first, and uninstalling comes last."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # A plain `pytest` must not make a cluster.
-    return True if "e2e" not in config.option.markexpr else None
+    # Only who asks for them by name gets these tests, and with them a cluster.
+    expression = config.option.markexpr
+    return None if "e2e" in expression and "not e2e" not in expression else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _ORDER.index(item.path.stem.removeprefix("test_")))
+    def place(item: pytest.Item) -> int:
+        own = item.path.is_relative_to(_HERE)
+        return _ORDER.index(item.path.stem.removeprefix("test_")) if own else -1
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
