@@ -146,6 +146,8 @@ def _best_cut(problem: Problem, edge: Profile, nodes: EdgeNodes) -> Partition | 
     seconds = _untiled_cuts(graph, problem.costs) - _savings(graph, edge, nodes)
     first, last = np.arange(count + 1)[:, None], np.arange(count + 1)[None, :]
     forbidden = first >= last
+    if Tier.CLOUD in problem.constraints.unavailable:
+        forbidden |= last < count
     for place in range(count):
         low, high = int(limits.lowest[place]), int(limits.highest[place])
         # Below `first` is the device, from `first` to below `last` the edge, from `last` on the cloud.
