@@ -7,8 +7,8 @@ from tierflow import plan as plans
 from tierflow.estimate import estimate_profile
 from tierflow.model import open_model
 from tierflow.network import NETWORKS
-from tierflow.plan import Plan, difference
 from tierflow.partition.problem import Constraints
+from tierflow.plan import Plan, difference
 from tierflow.planning import make_plan
 from tierflow.tiers import Tier
 from tierflow.tiling.choice import EdgeNodes
