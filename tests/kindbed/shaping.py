@@ -71,14 +71,18 @@ def stopped(cluster: Cluster, node: str) -> Iterator[None]:
 
 @contextmanager
 def disconnected(cluster: Cluster, node: str) -> Iterator[None]:
-    """A node that nobody can reach; it is connected again, and waited for, at the end."""
-    address = cluster.address(node)
-    run("docker", "network", "disconnect", "kind", node)
+    """A node that nobody can reach, with all that runs on it; it is connected again, and waited for, at the end."""
+    rules = (("INPUT", "-i"), ("OUTPUT", "-o"), ("FORWARD", "-i"), ("FORWARD", "-o"))
+
+    def each(action: str) -> None:
+        for chain, direction in rules:
+            cluster.on_node(node, "iptables", "-w", action, chain, direction, _DEVICE, "-j", "DROP")
+
+    each("-I")
     try:
         yield
     finally:
-        run("docker", "network", "connect", "--ip", address, "kind", node)
-        # Routes went with the interface; the node's own service makes those to other nodes' pods again.
+        each("-D")
         _wait_ready(cluster, node)
 
 

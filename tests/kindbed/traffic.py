@@ -35,6 +35,7 @@ _RETRIES: Final = json.dumps(
         ]
     }
 )
+_RETRY_BUFFER_BYTES: Final = 16 * 1024 * 1024
 _REQUEST_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.05
 
@@ -83,6 +84,8 @@ class HostClient:
             channel_args=[
                 ("grpc.service_config", _RETRIES),
                 ("grpc.enable_retries", 1),
+                # A request that doesn't fit is never sent again; the default holds less than an image.
+                ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.use_local_subchannel_pool", 1),
