@@ -8,7 +8,6 @@ from kindbed.admission import add_to_workers
 from kindbed.cluster import Cluster, run
 
 _UNLIMITED: Final = "10gbit"
-_DEVICE: Final = "eth0"
 
 
 class Links:
@@ -29,7 +28,7 @@ class Links:
         """Takes all limits back."""
         for lower in {lower for lower, _ in self._limits}:
             for node in self._cluster.nodes(lower):
-                self._cluster.on_node(node, "tc", "qdisc", "del", "dev", _DEVICE, "root")
+                self._cluster.on_node(node, "tc", "qdisc", "del", "dev", interface_of(self._cluster, node), "root")
         self._limits.clear()
 
     def _pod_ranges(self) -> dict[str, tuple[str, ...]]:
@@ -41,21 +40,28 @@ class Links:
         return ranges
 
     def _shape(self, node: str, limits: dict[tuple[str, ...], float]) -> None:
+        interface = interface_of(self._cluster, node)
         lines = [
-            f"qdisc replace dev {_DEVICE} root handle 1: htb default 1",
-            f"class replace dev {_DEVICE} parent 1: classid 1:1 htb rate {_UNLIMITED}",
+            f"qdisc replace dev {interface} root handle 1: htb default 1",
+            f"class replace dev {interface} parent 1: classid 1:1 htb rate {_UNLIMITED}",
         ]
         for number, (ranges, rate) in enumerate(limits.items(), start=2):
             lines.append(
-                f"class replace dev {_DEVICE} parent 1: classid 1:{number} htb rate {rate:g}mbit burst 32kb cburst 32kb"
+                f"class replace dev {interface} parent 1: classid 1:{number} htb rate {rate:g}mbit burst 32kb cburst 32kb"
             )
             lines += [
-                f"filter add dev {_DEVICE} parent 1: protocol ip prio 1 u32 match ip dst {pods} flowid 1:{number}"
+                f"filter add dev {interface} parent 1: protocol ip prio 1 u32 match ip dst {pods} flowid 1:{number}"
                 for pods in ranges
             ]
         # Afresh, since filters can only be added.
         commands = "; ".join(f"tc {line}" for line in lines)
-        self._cluster.on_node(node, "bash", "-c", f"tc qdisc del dev {_DEVICE} root 2>/dev/null; set -e; {commands}")
+        self._cluster.on_node(node, "bash", "-c", f"tc qdisc del dev {interface} root 2>/dev/null; set -e; {commands}")
+
+
+def interface_of(cluster: Cluster, node: str) -> str:
+    """By which a node reaches the others."""
+    route = cluster.on_node(node, "ip", "-4", "route", "get", cluster.address(cluster.control_plane)).split()
+    return route[route.index("dev") + 1]
 
 
 @contextmanager
@@ -72,11 +78,12 @@ def stopped(cluster: Cluster, node: str) -> Iterator[None]:
 @contextmanager
 def disconnected(cluster: Cluster, node: str) -> Iterator[None]:
     """A node that nobody can reach, with all that runs on it; it is connected again, and waited for, at the end."""
+    interface = interface_of(cluster, node)
     rules = (("INPUT", "-i"), ("OUTPUT", "-o"), ("FORWARD", "-i"), ("FORWARD", "-o"))
 
     def each(action: str) -> None:
         for chain, direction in rules:
-            cluster.on_node(node, "iptables", "-w", action, chain, direction, _DEVICE, "-j", "DROP")
+            cluster.on_node(node, "iptables", "-w", action, chain, direction, interface, "-j", "DROP")
 
     each("-I")
     try:
