@@ -33,7 +33,7 @@ CRD: Final = ROOT / "crds/tierflow.dev_inferencepipelines.yaml"
 MODELS: Final = ("resnet18", "alexnet", "vgg16", "inception-v4", "darknet53")
 SPEEDS: Final = {Tier.DEVICE: 0.1, Tier.EDGE: 0.5, Tier.CLOUD: 1.0}
 _NAMESPACES: Final = 10
-_PATIENCE_SECONDS: Final = 600.0
+_PATIENCE_SECONDS: Final = 1800.0
 _NOISE: Final = 0.02
 _OWNED: Final = (
     "/api/v1/configmaps",

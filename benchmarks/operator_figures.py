@@ -40,11 +40,15 @@ def figures() -> Iterator[Figure]:
 
 
 def _applying(cluster: Cluster, operator: MeasuredOperator, wanted: Sequence[tuple[str, str]]) -> Iterator[Figure]:
+    cpu = operator.cpu_seconds()
     together = cluster.apply(wanted[:PIPELINES])
     yield from _times(f"apply to Deployments, {PIPELINES} pipelines at once", together.seconds)
     cluster.wait_until_ready(PIPELINES)
     ready = time.perf_counter() - min(together.asked.values())
-    yield Figure(AREA, f"apply to Ready of all {PIPELINES} (pods of a stand-in)", ready * 1e3, "ms")
+    yield Figure(AREA, f"apply to Ready of all {PIPELINES} (pods of a stand-in)", ready, "s")
+    operator.wait_until_idle()
+    spent = (operator.cpu_seconds() - cpu) / PIPELINES
+    yield Figure(AREA, "CPU of the operator from apply to Ready, per pipeline", spent * 1e3, "ms")
     alone: list[float] = []
     for number, name in enumerate(wanted[PIPELINES:], PIPELINES + 1):
         operator.wait_until_idle()
@@ -56,9 +60,12 @@ def _applying(cluster: Cluster, operator: MeasuredOperator, wanted: Sequence[tup
 def _resyncing(cluster: Cluster, operator: MeasuredOperator, pipelines: int) -> Iterator[Figure]:
     operator.wait_until_idle()
     seconds: list[float] = []
+    cpu, before = operator.cpu_seconds(), operator.reconciles
     with operator.resync(pipelines, seconds):
         cluster.nodes.add("edge", 1)
     yield at_most(AREA, "a node joins: all pipelines reconciled", seconds[0], "s", _RESYNC_GOAL)
+    spent = (operator.cpu_seconds() - cpu) / (operator.reconciles - before)
+    yield Figure(AREA, "CPU of the operator per reconcile that finds nothing to do", spent * 1e3, "ms")
 
 
 def _at_rest(cluster: Cluster, operator: MeasuredOperator, when: str) -> Iterator[Figure]:
