@@ -47,7 +47,8 @@ class Links:
         ]
         for number, (ranges, rate) in enumerate(limits.items(), start=2):
             lines.append(
-                f"class replace dev {interface} parent 1: classid 1:{number} htb rate {rate:g}mbit burst 32kb cburst 32kb"
+                f"class replace dev {interface} parent 1: classid 1:{number} "
+                f"htb rate {rate:g}mbit burst 32kb cburst 32kb"
             )
             lines += [
                 f"filter add dev {interface} parent 1: protocol ip prio 1 u32 match ip dst {pods} flowid 1:{number}"
