@@ -13,8 +13,7 @@ from kindbed.cluster import ROOT, Cluster, Manifest
 
 SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
 COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
-_WAITING: Final = ("Stabilizing", "TooSoon")
-_STEADY_SECONDS: Final = 20
+_STEADY_SECONDS: Final = 30
 """For so long nothing has to happen before measurements are taken for settled."""
 _OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
 
@@ -123,21 +122,17 @@ class Pipeline:
         return (datetime.fromisoformat(status["lastPlanTime"]) - datetime.fromisoformat(decided)).total_seconds()
 
     def wait_steady(self, seconds: float = 300) -> None:
-        """Waits until measurements are there, and the plan fits them: no better one is waited for."""
+        """Waits until measurements are there and one plan has been in force for a while."""
+        epoch, since = 0, time.monotonic()
 
         def is_steady() -> bool:
-            decisions = self.object()["status"].get("decisions", [{}])
-            measured = self.condition("MetricsAvailable").get("status") == "True"
-            return measured and self.is_settled() and decisions[0].get("reason") not in _WAITING
+            nonlocal epoch, since
+            is_measured = self.condition("MetricsAvailable").get("status") == "True"
+            if not is_measured or not self.is_settled() or self.epoch != epoch:
+                epoch, since = self.epoch, time.monotonic()
+            return time.monotonic() > since + _STEADY_SECONDS
 
-        since: float | None = None
-
-        def is_steady_for_a_while() -> bool:
-            nonlocal since
-            since = (since or time.monotonic()) if is_steady() else None
-            return since is not None and time.monotonic() > since + _STEADY_SECONDS
-
-        self.cluster.wait_for(f"a steady plan of {self.name}", is_steady_for_a_while, seconds)
+        self.cluster.wait_for(f"a steady plan of {self.name}", is_steady, seconds)
 
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""
