@@ -52,8 +52,9 @@ def about(key: PipelineKey) -> Iterator[None]:
 
 
 def set_epoch(epoch: int) -> None:
-    """Has the rest of the lines of the block that `about` began say which plan is in force."""
-    _about.set({**_about.get(), "epoch": epoch})
+    """Has the rest of the lines of the block that `about` began say which plan is in force; nothing outside of one."""
+    if said := _about.get():
+        _about.set({**said, "epoch": epoch})
 
 
 def _number(level: str) -> int:

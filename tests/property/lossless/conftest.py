@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tierflow.model import extract as extraction
 from tierflow.model.model import Model
-from tierflow_worker import verification
 from tierflow_worker.verification import CutCheck
 
 _FOUND = pytest.StashKey[list[str]]()
@@ -35,7 +35,7 @@ def report(request: pytest.FixtureRequest, record_property: Callable[[str, objec
 @pytest.fixture(autouse=True)
 def checked_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has onnx's checker look at each segment that is cut out; that it opens in the runtime shows by itself."""
-    extract = verification.extract_segment
+    extract = extraction.extract_segment
     large = 0
 
     def extract_and_check(model: Model, accepts: Sequence[str], outputs: Sequence[str], path: Path) -> None:
@@ -45,7 +45,7 @@ def checked_segments(monkeypatch: pytest.MonkeyPatch) -> None:
         if path.stat().st_size <= _LARGE_BYTES or large <= _LARGE_CHECKED:
             onnx.checker.check_model(str(path))
 
-    monkeypatch.setattr(verification, "extract_segment", extract_and_check)
+    monkeypatch.setattr(extraction, "extract_segment", extract_and_check)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
