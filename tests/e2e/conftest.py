@@ -1,12 +1,13 @@
 """One kind cluster for all end-to-end tests; a test that fails shows what the cluster has to say."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kindbed.cluster import BESIDE_THE_CONTROL_PLANE, ROOT, Cluster
+from kindbed.cluster import BESIDE_THE_CONTROL_PLANE, ROOT, Cluster, CommandError
 from kindbed.monitoring import URL, install
 from kindbed.pipelines import Pipeline
 from kindbed.shaping import slow_down
@@ -39,8 +40,14 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster with Tierflow in it: `TIERFLOW_E2E_CLUSTER`'s if that is set, which stays; else a new one."""
     kept = os.environ.get("TIERFLOW_E2E_CLUSTER", "")
     cluster = Cluster(kept or "tierflow-e2e", ROOT / "build" / "e2e")
+    if not kept:
+        cluster.down()  # what a run that was cut short left, dead or alive
+    try:
+        cluster.up()
+    except (CommandError, subprocess.TimeoutExpired) as error:
+        # Every test would wait for the same cluster, and say the same.
+        pytest.exit(f"no cluster: {error}\n{cluster.story()}", returncode=1)
     request.session.stash[_STORY] = cluster
-    cluster.up()
     cluster.kubectl("delete", "ipl", "--all", "--all-namespaces")  # of an earlier run that kept the cluster
     yield cluster
     if not kept:

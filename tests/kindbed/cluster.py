@@ -98,7 +98,7 @@ class Cluster:
         )  # fmt: skip
 
     def down(self) -> None:
-        """Deletes the cluster."""
+        """Deletes the cluster; nothing happens where there is none."""
         run(self._tools["kind"], "delete", "cluster", "--name", self.name, environment=self._environment)
 
     def configure(self, **values: Any) -> None:
