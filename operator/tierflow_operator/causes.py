@@ -1,6 +1,11 @@
 """Why a plan is another one now, in words and figures: `edge-cloud link 18.9 -> 3.1 Mbit/s`."""
 
-from tierflow.network import MEGABIT
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from tierflow.network import MEGABIT, Link
 from tierflow.plan import Plan
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.decision import MoveReason
@@ -8,52 +13,79 @@ from tierflow_operator.observation import DOWN_SECONDS, LINKS, Observation, Tier
 from tierflow_operator.present import Present
 from tierflow_operator.situation import Situation
 
-_NOISE = 1.001
-"""A figure that changed by less than this factor did not change."""
+_NOTHING = 1e-9
+"""Seconds: what changes a gain by less does not change it."""
 
 
-def cause(observation: Observation, present: Present, edge_workers: int) -> tuple[MoveReason, str]:
-    """What changed most since the present plan was decided.
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One figure that is another one now.
+
+    Attributes:
+        text: The figure, as it was and as it is.
+        reason: What it counts as.
+        undone: What would be known had it not changed.
+    """
+
+    text: str
+    reason: MoveReason
+    undone: Observation
+
+
+def cause(situation: Situation, present: Present, plan: Plan) -> tuple[MoveReason, str]:
+    """What made a plan better than the one in force: of all that changed, that without which it would gain least.
 
     Args:
-        observation: What is known now.
+        situation: What is known now.
         present: The plan in force, and what was known when it was decided.
-        edge_workers: How many can share tiles now.
+        plan: The better one.
     """
+    observation, edge_workers = situation.observation, len(situation.edge_nodes.speeds)
     if present.unavailable != observation.unavailable:
         back = ", ".join(_in_order(present.unavailable - observation.unavailable))
         return MoveReason.NODES_CHANGED, f"{back} can compute again" if back else "the ready nodes changed"
     if present.edge_workers != edge_workers:
         return MoveReason.NODES_CHANGED, f"workers at the edge {present.edge_workers} -> {edge_workers}"
-    factor, reason, text = max(_changes(observation, present.plan), key=lambda change: change[0])
-    return (reason, text) if factor > _NOISE else (MoveReason.SPEED_CHANGED, "the layers' times changed")
+
+    def gained(known: Observation) -> float:
+        then = replace(situation, observation=known)
+        return then.latency_of(present.plan) - then.latency_of(plan)
+
+    gains = gained(observation)
+    shares = [(gains - gained(change.undone), change) for change in _changes(observation, present.plan)]
+    share, decisive = max(shares, key=lambda entry: entry[0], default=(0.0, None))
+    if decisive is None or share <= _NOTHING:
+        return MoveReason.SPEED_CHANGED, "the layers' times changed"
+    return decisive.reason, decisive.text
 
 
-def _changes(observation: Observation, plan: Plan) -> list[tuple[float, MoveReason, str]]:
-    """Each figure's factor of change since the plan was decided, as what it counts and in words."""
-    changes: list[tuple[float, MoveReason, str]] = []
-    network = observation.network
-    for link in LINKS:
-        old, new = plan.network.link(*link), network.link(*link)
-        if new.round_trip_seconds >= DOWN_SECONDS > old.round_trip_seconds:
-            changes.append((float("inf"), MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link is down"))
-            continue
-        if old.round_trip_seconds >= DOWN_SECONDS > new.round_trip_seconds:
-            changes.append((float("inf"), MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link is up again"))
-            continue
-        bandwidth = f"{old.bytes_per_second / MEGABIT:.1f} -> {new.bytes_per_second / MEGABIT:.1f} Mbit/s"
-        round_trip = f"{old.round_trip_seconds * 1e3:.1f} -> {new.round_trip_seconds * 1e3:.1f} ms round trip"
-        for old_figure, new_figure, text in (
-            (old.bytes_per_second, new.bytes_per_second, bandwidth),
-            (old.round_trip_seconds, new.round_trip_seconds, round_trip),
-        ):
-            factor = _factor(old_figure, new_figure)
-            changes.append((factor, MoveReason.BANDWIDTH_CHANGED, f"{link_name(link)} link {text}"))
-    for tier in TIERS:
-        old_speed, new_speed = plan.speeds[tier], observation.speeds[tier].speed
-        text = f"speed of {tier} {old_speed:.3g} -> {new_speed:.3g}"
-        changes.append((_factor(old_speed, new_speed), MoveReason.SPEED_CHANGED, text))
-    return changes
+def _changes(observation: Observation, plan: Plan) -> Iterator[_Change]:
+    """Each figure that changed since the plan was decided."""
+    for between, found in observation.links.items():
+        old, new = plan.network.link(*between), found.link
+        for before, text in _changes_of_link(old, new):
+            links = {**observation.links, between: replace(found, link=before)}
+            undone = replace(observation, links=links)
+            yield _Change(f"{link_name(between)} link {text}", MoveReason.BANDWIDTH_CHANGED, undone)
+    for tier, seen in observation.speeds.items():
+        before_speed, now = plan.speeds[tier], seen.speed
+        if before_speed != now:
+            speeds = {**observation.speeds, tier: replace(seen, speed=before_speed)}
+            text = f"speed of {tier} {before_speed:.3g} -> {now:.3g}"
+            yield _Change(text, MoveReason.SPEED_CHANGED, replace(observation, speeds=speeds))
+
+
+def _changes_of_link(old: Link, new: Link) -> Iterator[tuple[Link, str]]:
+    """The link without each of its changes, and the change in words."""
+    if (new.round_trip_seconds >= DOWN_SECONDS) != (old.round_trip_seconds >= DOWN_SECONDS):
+        yield old, "is down" if new.round_trip_seconds >= DOWN_SECONDS else "is up again"
+        return
+    if new.bytes_per_second != old.bytes_per_second:
+        text = f"{old.bytes_per_second / MEGABIT:.1f} -> {new.bytes_per_second / MEGABIT:.1f} Mbit/s"
+        yield msgspec.structs.replace(new, bytes_per_second=old.bytes_per_second), text
+    if new.round_trip_seconds != old.round_trip_seconds:
+        text = f"{old.round_trip_seconds * 1e3:.1f} -> {new.round_trip_seconds * 1e3:.1f} ms round trip"
+        yield msgspec.structs.replace(new, round_trip_seconds=old.round_trip_seconds), text
 
 
 def loss(observation: Observation, tiers: frozenset[Tier], links: frozenset[TierLink]) -> str:
@@ -74,12 +106,6 @@ def gain(situation: Situation, old: Plan, new: Plan) -> str:
 def milliseconds(seconds: float) -> str:
     """A latency as messages have it: `212 ms`."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
-
-
-def _factor(old: float, new: float) -> float:
-    """How many times the larger is the smaller; infinite where only one is zero."""
-    small, large = sorted((old, new))
-    return 1.0 if large == small else large / small if small > 0 else float("inf")
 
 
 def _in_order(tiers: frozenset[Tier]) -> list[Tier]:

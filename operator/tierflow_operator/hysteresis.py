@@ -67,7 +67,7 @@ def weigh(
             return Hold(HoldReason.STABILIZING, message, present, again_after=wait)
         message = f"{figures}: waits {pause:.0f} s more for minIntervalSeconds"
         return Hold(HoldReason.MINIMUM_INTERVAL, message, present, again_after=wait)
-    reason, why = cause(situation.observation, present, len(situation.edge_nodes.speeds))
+    reason, why = cause(situation, present, proven)
     message = f"{why}; {gain(situation, present.plan, proven)}"
     return move(situation, present, proven, reason, message, now, measured)
 

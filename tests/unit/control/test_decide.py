@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from factories.graphs import chain
@@ -10,7 +11,7 @@ from tierflow.errors import InfeasibleError, InvalidInputError
 from tierflow.segment import Route
 from tierflow.tiers import Tier
 from tierflow_operator.decide import Decision, Hold, HoldReason, Move, MoveReason, Present, decide
-from tierflow_operator.observation import Observation, Source
+from tierflow_operator.observation import Observation, ObservedLink, Source
 
 # Tensors get smaller towards the end, so that it is worth computing a while before sending.
 GRAPH = chain(6, sizes=[150_000, 200_000, 50_000, 40_000, 10_000, 8_000, 10])
@@ -51,9 +52,19 @@ def test_a_link_that_gets_worse_moves_the_plan_and_the_message_has_the_figures()
     decision = decided(NARROW, first(), now=100.0)
     assert isinstance(decision, Move)
     assert (decision.reason, decision.plan.epoch) == (MoveReason.BANDWIDTH_CHANGED, 2)
-    assert decision.message.startswith("edge-cloud link 300.0 -> 1.0 Mbit/s; predicted ")
+    # The way that the plan in force sends by, which is the direct one, of the two that got worse.
+    assert decision.message.startswith("device-cloud link 300.0 -> 1.0 Mbit/s; predicted ")
     assert " ms -> " in decision.message
     assert isinstance(decided(NARROW, decision.present, now=1000.0), Hold)
+
+
+def test_the_cause_is_what_costs_most_and_not_what_changed_by_the_largest_factor() -> None:
+    nearer = msgspec.structs.replace(WIDE.links[Tier.DEVICE, Tier.EDGE].link, round_trip_seconds=1e-6)
+    links = {**NARROW.links, (Tier.DEVICE, Tier.EDGE): ObservedLink(nearer, Source.MEASURED)}
+    seen = replace(NARROW, links=links, speeds=observation(speeds=(0.12, 0.6, 1)).speeds)
+    decision = decided(seen, first(), now=100.0)
+    assert isinstance(decision, Move)
+    assert decision.message.startswith("device-cloud link 300.0 -> 1.0 Mbit/s; predicted ")
 
 
 def test_a_tier_that_gets_slower_moves_the_plan() -> None:

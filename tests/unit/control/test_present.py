@@ -26,7 +26,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     present = full()
     assert present.rejected
     assert present.replaced is not None
-    assert (present.reason, present.message[:10]) == ("BandwidthChanged", "edge-cloud")
+    assert (present.reason, present.message[:10]) == ("BandwidthChanged", "device-clo")
     assert decode(encode(present)) == present
     assert encode(decode(encode(present))) == encode(present)
 
