@@ -51,6 +51,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     values = vars(parser.parse_args(list(arguments)))
     if values["descriptor"] is None:
         parser.error("--descriptor is missing (or the environment variable TIERFLOW_DESCRIPTOR)")
+    if values["speed"] < 1:
+        # What a slower tier takes is told from the processor time of the computing thread: it has to do all of it.
+        values["threads"] = 1
     return Settings(**values)
 
 
@@ -94,8 +97,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--speed", "1", _speed,
-        "emulate a tier this many times as fast, at most 1: a computation of t seconds takes t/speed; for "
-        "tiers that share a machine, as in local mode (%(default)s)",
+        "emulate a tier this many times as fast, at most 1: a computation of t seconds takes t/speed, in one thread; "
+        "for tiers that share a machine, as in local mode (%(default)s)",
         metavar="X",
     )  # fmt: skip
     add("--cache-dir", str(default_cache_dir(environment)), Path, "where models are kept (%(default)s)", metavar="DIR")

@@ -34,6 +34,12 @@ def test_the_environment_gives_defaults_and_a_flag_wins() -> None:
     assert settings.cache_dir == Path("/cache/tierflow")
 
 
+def test_a_tier_that_is_emulated_computes_in_one_thread() -> None:
+    threads = ["--descriptor", "d.json", "--threads", "4"]
+    assert read_settings(threads, HOME).threads == 4
+    assert read_settings([*threads, "--speed", "0.5"], HOME).threads == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
