@@ -22,7 +22,7 @@ from tierflow_operator.pods import (
     cache_arguments,
     restricted_container,
     restricted_pod,
-    without_defaults,
+    tolerations_of,
     writable_mounts,
 )
 from tierflow_operator.record import Verdict
@@ -69,7 +69,7 @@ def check_pod(
         release: The workers' image.
         config_maps: With the descriptors of the tiers that take part.
         workers: The address of one worker of each of these.
-        runs_on: The tier whose nodes have room for the whole model.
+        runs_on: The tier on whose nodes it runs: it has to reach the workers, and computes the whole model.
         attempt: Number of this check among those of the same workers.
     """
     tier = pipeline.spec.tier(runs_on)
@@ -82,7 +82,8 @@ def check_pod(
             arguments += ["--descriptor", f"{part}={folder}/{DESCRIPTOR_FILE}", "--worker", f"{part}={workers[part]}"]
             volumes.append({"name": str(part), "configMap": {"name": config_maps[part]}})
             mounts.append({"name": str(part), "mountPath": folder, "readOnly": True})
-    name = _digest(subject_of(config_maps), *(f"{part}={workers[part]}" for part in config_maps), str(attempt))
+    addresses = (f"{part}={workers[part]}" for part in config_maps)
+    name = _digest(subject_of(config_maps), *addresses, str(attempt), str(runs_on))
     pod = restricted_pod(pipeline, tier, release) | {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": pipeline.spec.rollout.progress_deadline_seconds,
@@ -98,9 +99,8 @@ def check_pod(
             | restricted_container(pipeline, release)
         ],
         "volumes": volumes,
+        "tolerations": tolerations_of(tier),
     }
-    if tier.tolerations:
-        pod["tolerations"] = [without_defaults(msgspec.to_builtins(entry)) for entry in tier.tolerations]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -115,6 +115,8 @@ def read_check(pod: Manifest | None, subject: str) -> tuple[CheckState, Verdict 
         return CheckState.MISSING, None, ""
     status = pod.get("status") or {}
     if status.get("phase") not in ("Succeeded", "Failed"):
+        if pod["metadata"].get("deletionTimestamp"):
+            return CheckState.BROKEN, None, "its pod is being deleted"
         return CheckState.RUNNING, None, ""
     containers: list[Manifest] = list(status.get("containerStatuses") or ())
     ended = containers[0].get("state", {}).get("terminated") or {} if containers else {}

@@ -84,6 +84,7 @@ class Scene:
         live: All objects of the pipeline, its pods included.
         record: What is remembered; written before anything that follows from it.
         unavailable: Tiers that can compute nothing now: nothing is waited for there.
+        cut_off: Tiers that don't answer everybody who asks.
         now: Seconds of the Unix epoch.
     """
 
@@ -93,6 +94,7 @@ class Scene:
     live: tuple[Manifest, ...]
     record: Record
     unavailable: frozenset[Tier]
+    cut_off: frozenset[Tier]
     now: float
 
     @property
@@ -234,7 +236,9 @@ def _check(scene: Scene, subject: str) -> Steps:
         if address is None:
             return Steps(record, Stage.EXPANDING, f"waits for the {tier}'s new worker{_trouble(scene, tier)}")
         workers[tier] = address
-    runs_on = next(tier for tier in reversed(TIERS) if tier not in scene.unavailable)
+    # Nearest to the cloud there is most room; but a plan may be made because nobody gets there.
+    avoided = scene.unavailable | (scene.cut_off - set(scene.parts))
+    runs_on = next(tier for tier in reversed(TIERS) if tier not in avoided)
     wanted = check_pod(scene.pipeline, scene.release, names, workers, runs_on=runs_on, attempt=record.attempt)
     checks = [entry for entry in scene.live if entry["kind"] == "Pod" and component_of(entry) == CHECK]
     own = next((entry for entry in checks if entry["metadata"]["name"] == wanted["metadata"]["name"]), None)

@@ -100,7 +100,7 @@ def worker_pod(pipeline: InferencePipeline, component: str, config_map: str, rel
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
         ],
-        "tolerations": _tolerations(tier),
+        "tolerations": tolerations_of(tier),
     }
 
 
@@ -151,8 +151,8 @@ def cache_arguments() -> list[str]:
     return ["--cache-dir", _CACHE_DIRECTORY]
 
 
-def _tolerations(tier: TierSpec) -> list[Manifest]:
-    """The manifest's, and how long a worker outlives its node where the manifest doesn't say."""
+def tolerations_of(tier: TierSpec) -> list[Manifest]:
+    """The manifest's, and how long a pod outlives its node where the manifest doesn't say."""
     given = [without_defaults(msgspec.to_builtins(toleration)) for toleration in tier.tolerations]
     lost = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     said = {toleration.get("key") for toleration in given}

@@ -188,8 +188,16 @@ class PipelineReconciler:
             self._release,
             edge_workers=len(world.observation.edge_nodes(world.pipeline.spec).speeds),
         )
-        unavailable = world.observation.unavailable
-        return Scene(world.pipeline, self._release, wanted, world.live, record, unavailable, self._clock())
+        return Scene(
+            world.pipeline,
+            self._release,
+            wanted,
+            world.live,
+            record,
+            unavailable=world.observation.unavailable,
+            cut_off=frozenset(upper for _, upper in world.observation.down),
+            now=self._clock(),
+        )
 
     def _apply(self, change: Change) -> None:
         if change.action is Action.DELETE:

@@ -12,7 +12,7 @@ from tierflow.network import Network
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.graphs import KnownModel
 from tierflow_operator.keys import PipelineKey
-from tierflow_operator.observation import LINKS, MetricsReason, MetricsState, Observation, measured
+from tierflow_operator.observation import LINKS, MetricsReason, MetricsState, Observation, TierLink, measured
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.reconcile import PipelineReconciler
@@ -58,6 +58,7 @@ class Situated:
     links: Network = WIDE
     speeds: Mapping[Tier, float] = field(default_factory=lambda: {Tier.DEVICE: 0.1, Tier.EDGE: 0.5, Tier.CLOUD: 1.0})
     unreachable: frozenset[Tier] = frozenset()
+    down: frozenset[TierLink] = frozenset()
     metrics: MetricsState = MEASURED
     looks_every: float | None = None
 
@@ -70,7 +71,7 @@ class Situated:
         now: float,
     ) -> tuple[Observation, MeasuredLatency | None]:
         seen = measured(assumed, {link: self.links.link(*link) for link in LINKS}, self.speeds)
-        return replace(seen, metrics=self.metrics, unreachable=self.unreachable), None
+        return replace(seen, metrics=self.metrics, unreachable=self.unreachable, down=self.down), None
 
     def period(self, pipeline: InferencePipeline) -> float | None:
         return self.looks_every

@@ -37,6 +37,8 @@ class SimulatedCluster:
     broken: set[str] = field(default_factory=set)
     """Components whose new pods never run."""
     broken_images: set[str] = field(default_factory=set)
+    cut_off: set[str] = field(default_factory=set)
+    """Tiers whose nodes nobody reaches: their pods stay as they are."""
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     writes_left: int | None = None
@@ -156,8 +158,10 @@ class SimulatedCluster:
     def _next(self, pod: Manifest) -> Any:
         phase = pod.get("status", {}).get("phase")
         component = component_of(pod)
+        if pod["spec"].get("nodeSelector", {}).get("tierflow.dev/tier") in self.cut_off:
+            return None
         if component == CHECK:
-            if phase is None:
+            if phase is None and "deletionTimestamp" not in pod["metadata"]:
                 return lambda: self._end_check(pod)
             return None
         image = pod["spec"]["containers"][0]["image"]

@@ -206,6 +206,43 @@ def test_another_image_replaces_one_tier_at_a_time_from_the_cloud_down() -> None
     assert bench.epoch == 1
 
 
+def test_the_check_of_a_plan_that_leaves_a_tier_which_nobody_reaches_runs_elsewhere() -> None:
+    bench = settled()
+    bench.cluster.cut_off = {"cloud"}
+    bench.figures.down = frozenset({(Tier.EDGE, Tier.CLOUD)})
+    bench.cut(3, 3)
+    bench.run()
+    assert bench.epoch == 2
+    assert bench.cluster.condition("Ready")["status"] == "True"
+
+
+def test_a_check_that_waits_for_a_tier_is_made_elsewhere_once_that_is_known_to_be_lost() -> None:
+    bench = settled()
+    bench.cluster.cut_off = {"cloud"}
+    bench.cut(3, 3)
+    bench.run()
+    (check,) = bench.cluster.pods("check")
+    assert check["spec"]["nodeSelector"] == {"tierflow.dev/tier": "cloud"}
+    bench.cluster.nodes_ready[Tier.CLOUD] = 0
+    bench.run()
+    assert bench.epoch == 2
+    assert not list(bench.cluster.pods("check"))
+    assert bench.cluster.condition("Ready")["status"] == "True"
+
+
+def test_a_check_whose_pod_is_being_deleted_is_made_again() -> None:
+    bench = settled()
+    bench.cluster.cut_off = {"cloud"}
+    bench.cut(3, 1)
+    bench.run()
+    (check,) = bench.cluster.pods("check")
+    check["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    bench.cluster.cut_off = set()
+    bench.run()
+    assert bench.epoch == 2
+    assert bench.cluster.condition("Ready")["status"] == "True"
+
+
 def test_an_image_that_does_not_run_stops_at_the_first_tier() -> None:
     bench = settled()
     bench.cluster.broken_images = {"broken:1"}
