@@ -3,7 +3,8 @@
 The computation is a convolution of 3x3 over 64 channels and 56x56 pixels (116 million multiply-accumulates), in
 `calibration.onnx`; its time on two tiers compares them, and on one tier over time shows what else the machine does. It
 takes its turn in the worker's queue, five times in a row each minute that the worker is idle; the fastest run counts,
-since what disturbs a run only makes it longer. `python -m tierflow_worker.calibration` writes the file.
+since what disturbs a run only makes it longer. A worker that has just started measures again after 2, 4, 8, ...
+seconds: starts are when machines are busiest. `python -m tierflow_worker.calibration` writes the file.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # a standby has not loaded ONNX Runtime yet, and shall not st
 
 PERIOD_SECONDS: Final = 60.0
 _RUNS: Final = 5
+_FIRST_PAUSE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 1.0
 _SHAPE: Final = (1, 64, 56, 56)
 _FILE: Final = "calibration.onnx"
@@ -45,15 +47,19 @@ class Calibration:
         self._threads = threads
 
     async def run(self) -> None:
-        """Measures every minute until it is cancelled."""
+        """Measures every minute, and more often at first, until it is cancelled."""
         while not self._is_idle():
             await asyncio.sleep(_RETRY_SECONDS)
         session = await asyncio.to_thread(_load, self._threads)
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             seconds = await self._measure(session)
-            if seconds is not None:
-                self._metrics.observe_calibration(seconds)
-            await asyncio.sleep(_RETRY_SECONDS if seconds is None else PERIOD_SECONDS)
+            if seconds is None:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._metrics.observe_calibration(seconds)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PERIOD_SECONDS)
 
     async def _measure(self, session: "Session") -> float | None:
         """The fastest run; None where requests came in between."""

@@ -56,6 +56,8 @@ class LinkWatch:
 
     Args:
         metrics: Where estimates and bytes are recorded.
+        tells_loss: Whether a neighbour that doesn't answer is news now. It isn't for a worker that is not ready: those
+            that it will send to may start after it.
         clock: Monotonic seconds.
         wall_clock: Seconds of the Unix epoch.
     """
@@ -64,10 +66,12 @@ class LinkWatch:
         self,
         metrics: Metrics,
         *,
+        tells_loss: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._metrics = metrics
+        self._tells_loss = tells_loss
         self._clock = clock
         self._wall_clock = wall_clock
         self._estimators: dict[Tier, LinkEstimator] = {}
@@ -91,7 +95,8 @@ class LinkWatch:
 
     def unreachable(self, to: Tier) -> None:
         """A message could not be sent to a tier, or its answer did not come."""
-        self._metrics.set_link_up(to, False)
+        if self._tells_loss():
+            self._metrics.set_link_up(to, False)
 
     def estimate(self, to: Tier) -> LinkEstimate:
         """What is known of the link to a tier."""

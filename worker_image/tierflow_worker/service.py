@@ -66,7 +66,7 @@ class Worker:
         )
         self._queue = ComputeQueue(settings.queue, speed=settings.speed, observe_length=self._metrics.set_queue)
         self._metrics.set_queue_capacity(settings.queue)
-        self._links = LinkWatch(self._metrics)
+        self._links = LinkWatch(self._metrics, tells_loss=self._is_ready)
         self._clients = {
             downstream: DownstreamClient(
                 downstream,
@@ -92,6 +92,9 @@ class Worker:
         self._grpc = GrpcFace(
             self._plane, pipeline=descriptor.pipeline, max_message_bytes=settings.max_message_bytes, log=log
         )
+
+    def _is_ready(self) -> bool:
+        return self._plane.ready()
 
     def _tile_workers(self) -> "Peers | None":
         descriptor = self._descriptor

@@ -9,7 +9,7 @@ import pytest
 
 from factories.models import convolutions, saved
 from tierflow.tiers import Tier
-from tierflow_worker.calibration import Calibration, build
+from tierflow_worker.calibration import PERIOD_SECONDS, Calibration, build
 from tierflow_worker.layer_times import RUNS, LayerRecorder, layer_seconds
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.queue import ComputeQueue
@@ -53,6 +53,27 @@ async def test_an_idle_worker_exports_how_long_the_fixed_computation_took() -> N
     queue.close()
     assert seconds is not None
     assert seconds > 0
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_has_just_started_soon_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics(pipeline="p", namespace="n", tier=Tier.EDGE)
+    exported: list[float] = []
+    twice = asyncio.Event()
+
+    def export(seconds: float) -> None:
+        exported.append(seconds)
+        if len(exported) > 1:
+            twice.set()
+
+    monkeypatch.setattr(metrics, "observe_calibration", export)
+    queue = ComputeQueue(1)
+    task = asyncio.create_task(Calibration(queue, metrics, is_idle=lambda: True, threads=1).run())
+    async with asyncio.timeout(PERIOD_SECONDS / 2):  # of the period that comes later
+        await twice.wait()
+    task.cancel()
+    await asyncio.wait((task,))
+    queue.close()
 
 
 @pytest.mark.asyncio

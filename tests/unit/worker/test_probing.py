@@ -68,10 +68,15 @@ class World:
     """A prober of one link, and minutes that pass at once."""
 
     def __init__(self, link: tuple[float, float] = WIFI, *, max_message_bytes: int = 64 << 20) -> None:
-        self.clock, self.idle = Clock(), True
+        self.clock, self.idle, self.ready = Clock(), True, True
         self.neighbour = SimulatedNeighbour(self.clock, link)
         self.metrics = Metrics(pipeline="p", namespace="n", tier=Tier.EDGE)
-        self.watch = LinkWatch(self.metrics, clock=self.clock, wall_clock=lambda: 1e9 + self.clock.now)
+        self.watch = LinkWatch(
+            self.metrics,
+            tells_loss=lambda: self.ready,
+            clock=self.clock,
+            wall_clock=lambda: 1e9 + self.clock.now,
+        )
         self.log = io.StringIO()
         self.prober = Prober(
             {Tier.CLOUD: self.neighbour},
@@ -172,6 +177,21 @@ def test_a_worker_that_computes_sends_no_payload() -> None:
     world.pass_seconds(60)
     assert world.neighbour.payloads == []
     assert world.neighbour.pings, "a round trip disturbs nobody"
+
+
+def test_a_worker_that_is_not_ready_tells_what_it_measures_but_not_that_a_neighbour_is_not_there_yet() -> None:
+    world = World()
+    world.ready = world.neighbour.reachable = False
+    world.pass_seconds(30)
+    assert world.value("tierflow_link_up") is None
+    world.neighbour.reachable = True
+    world.pass_seconds(5)
+    assert world.value("tierflow_link_up") == 1
+    assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(WIFI[0], rel=0.1)
+    world.neighbour.reachable = False
+    world.ready = True
+    world.pass_seconds(15)
+    assert world.value("tierflow_link_up") == 0
 
 
 def test_a_neighbour_that_is_gone_and_comes_back_is_noticed_once() -> None:
