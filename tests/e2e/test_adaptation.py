@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 
@@ -87,6 +88,7 @@ def test_a_link_that_narrows_moves_its_cut_and_touches_only_its_two_tiers(
 ) -> None:
     before, epoch = monitored.footprints(), monitored.epoch
     with Load(address, monitored.name, task) as load:
+        narrowed = datetime.now(UTC)
         links.limit(*narrowing.link, narrowing.narrow)
         monitored.wait_epoch(epoch, 240)
     after = monitored.footprints()
@@ -95,6 +97,7 @@ def test_a_link_that_narrows_moves_its_cut_and_touches_only_its_two_tiers(
         f"{'-'.join(narrowing.link)} link narrowed",
         reason=plan["reason"],
         message=plan["message"],
+        narrowed_to_decision_seconds=round((monitored.decided_at() - narrowed).total_seconds()),
         decision_to_in_force_seconds=monitored.moved_within(),
         requests=len(load.outcomes),
         failed=len(load.failed),

@@ -111,18 +111,14 @@ def test_the_number_of_edge_nodes_changes_the_number_of_tile_workers_alone(
     kept = cluster.get("deployment", f"{resnet18.name}-tiles")["spec"]
     cluster.kubectl("label", "node", spare, "tierflow.dev/tier-")
     try:
-        cluster.wait_for("fewer tile workers", lambda: _replicas(resnet18) == kept["replicas"] - 1, 120)
+        cluster.wait_for("fewer tile workers", lambda: resnet18.tile_workers() == kept["replicas"] - 1, 120)
         fewer = cluster.get("deployment", f"{resnet18.name}-tiles")["spec"]
     finally:
         cluster.kubectl("label", "node", spare, "tierflow.dev/tier=edge")
-    cluster.wait_for("as many tile workers", lambda: _replicas(resnet18) == kept["replicas"], 120)
+    cluster.wait_for("as many tile workers", lambda: resnet18.tile_workers() == kept["replicas"], 120)
     assert fewer == kept | {"replicas": kept["replicas"] - 1}
     after = resnet18.footprints()
     assert {component for component in after if after[component] != before[component]} == {"tiles"}
-
-
-def _replicas(pipeline: Pipeline) -> int:
-    return int(pipeline.cluster.get("deployment", f"{pipeline.name}-tiles")["spec"]["replicas"])
 
 
 def test_a_node_label_that_cannot_be_read_is_told_and_does_no_harm(cluster: Cluster, resnet18: Pipeline) -> None:

@@ -115,11 +115,15 @@ class Pipeline:
         self.wait_settled(max(seconds - (time.monotonic() - began), 10))
         return self.epoch
 
+    def decided_at(self) -> datetime:
+        """When the plan in force was decided on; whole seconds, as the status says."""
+        decisions = self.object()["status"]["decisions"]
+        return datetime.fromisoformat(next(entry["time"] for entry in decisions if entry["decision"] == "Move"))
+
     def moved_within(self) -> float:
         """Seconds from the decision for the plan in force until it came into force; whole ones, as the status says."""
-        status = self.object()["status"]
-        decided = next(entry["time"] for entry in status["decisions"] if entry["decision"] == "Move")
-        return (datetime.fromisoformat(status["lastPlanTime"]) - datetime.fromisoformat(decided)).total_seconds()
+        in_force = datetime.fromisoformat(self.object()["status"]["lastPlanTime"])
+        return (in_force - self.decided_at()).total_seconds()
 
     def wait_steady(self, seconds: float = 300) -> None:
         """Waits until measurements are there and one plan has been in force for a while."""
@@ -137,6 +141,13 @@ class Pipeline:
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""
         return {segment["tier"]: segment["layers"] for segment in self.plan().get("segments", ())}
+
+    def tile_workers(self) -> int:
+        """How many workers share tiles with the edge's own, as its Deployment has it; 0 without tiles."""
+        name = f"{self.name}-tiles"
+        found = [entry for entry in self.cluster.objects("deployments", self.label, self.namespace)
+                 if entry["metadata"]["name"] == name]  # fmt: skip
+        return int(found[0]["spec"]["replicas"]) if found else 0
 
     def pods(self, component: str = "") -> list[Manifest]:
         """Its workers' pods that aren't on their way out; of one component, where it is named."""

@@ -28,7 +28,9 @@ class Links:
         """Takes all limits back."""
         for lower in {lower for lower, _ in self._limits}:
             for node in self._cluster.nodes(lower):
-                self._cluster.on_node(node, "tc", "qdisc", "del", "dev", interface_of(self._cluster, node), "root")
+                # A node that was restarted meanwhile has none.
+                take_back = f"tc qdisc del dev {interface_of(self._cluster, node)} root 2>/dev/null || true"
+                self._cluster.on_node(node, "bash", "-c", take_back)
         self._limits.clear()
 
     def _pod_ranges(self) -> dict[str, tuple[str, ...]]:
