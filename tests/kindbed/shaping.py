@@ -8,6 +8,10 @@ from kindbed.admission import add_to_workers
 from kindbed.cluster import Cluster, run
 
 _UNLIMITED: Final = "10gbit"
+_SMALLEST_BURST: Final = 4_000
+"""Bytes."""
+_BURST_SECONDS: Final = 0.001
+"""What may pass at once after a rest, as time at the limit: far less than a probe, which would see no limit else."""
 
 
 class Links:
@@ -48,9 +52,10 @@ class Links:
             f"class replace dev {interface} parent 1: classid 1:1 htb rate {_UNLIMITED}",
         ]
         for number, (ranges, rate) in enumerate(limits.items(), start=2):
+            burst = round(max(rate * 1e6 / 8 * _BURST_SECONDS, _SMALLEST_BURST))
             lines.append(
                 f"class replace dev {interface} parent 1: classid 1:{number} "
-                f"htb rate {rate:g}mbit burst 32kb cburst 32kb"
+                f"htb rate {rate:g}mbit burst {burst} cburst {burst}"
             )
             lines += [
                 f"filter add dev {interface} parent 1: protocol ip prio 1 u32 match ip dst {pods} flowid 1:{number}"
