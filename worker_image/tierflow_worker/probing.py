@@ -6,8 +6,10 @@ Each link is probed with an OIP call to the neighbour, over a connection of its 
   of one size alone can't tell round trip from bandwidth;
 - bandwidth: while idle, every 30 s `ModelInfer` with the parameter `tierflow_probe`, which the neighbour answers at
   once. The payload is what the link takes some 0.1 s for, at least 8 KiB and at most 512 KiB, in up to four messages of
-  which the fastest counts: what else the two machines do makes a message slower and never faster. Where the link turns
-  out to take much less than 0.1 s for it, a larger one follows.
+  which the fastest counts: what else the two machines do makes a message slower and never faster. Only the first one
+  can be too fast, where a link that is limited lets what comes after a rest pass at once: it does not count if it took
+  less than half the time of each that followed. Where the link turns out to take much less than 0.1 s for the payload,
+  a larger one follows.
 
 A worker that has just started probes after 1, 2, 4, ... seconds until these periods are reached: at most 4 MiB in its
 first minute.
@@ -45,6 +47,7 @@ LARGEST_PAYLOAD: Final = 512 * 1024
 _PAYLOAD_WIRE_SECONDS: Final = 0.1
 _MOST_MESSAGES: Final = 4
 _PAYLOAD_GROWTH: Final = 8
+_AT_ONCE: Final = 2.0
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 0.5
 _DOWN_SECONDS: Final = 1.0  # until a neighbour that did not answer is asked again
@@ -88,10 +91,18 @@ class LinkWatch:
         self.probed_in_a_row(to, [transfer])
 
     def probed_in_a_row(self, to: Tier, transfers: Sequence[Transfer]) -> None:
-        """Probes of one size and their answers have crossed the link to a tier; the fastest tells what it can do."""
+        """Probes of one size and their answers have crossed the link to a tier, one after the other.
+
+        The fastest tells what it can do; not the first, where it passed at once and the others did not.
+        """
         for transfer in transfers:
             self._count(to, transfer, Purpose.PROBE)
-        self._learn(to, min(transfers, key=lambda transfer: transfer.wire_seconds))
+        fastest = min(transfers, key=_wire_seconds)
+        if others := transfers[1:]:
+            fastest_after = min(others, key=_wire_seconds)
+            if fastest.wire_seconds < fastest_after.wire_seconds / _AT_ONCE:
+                fastest = fastest_after
+        self._learn(to, fastest)
 
     def unreachable(self, to: Tier) -> None:
         """A message could not be sent to a tier, or its answer did not come."""
@@ -286,9 +297,13 @@ class Prober:
             self._is_idle() and len(transfers) < _MOST_MESSAGES and fastest * len(transfers) < _PAYLOAD_WIRE_SECONDS
         ):
             transfers.append(await self._neighbours[to].send(message_bytes))
-            fastest = min(transfer.wire_seconds for transfer in transfers) - round_trip
+            fastest = min(map(_wire_seconds, transfers)) - round_trip
         self._watch.probed_in_a_row(to, transfers)
         return message_bytes * len(transfers)
+
+
+def _wire_seconds(transfer: Transfer) -> float:
+    return transfer.wire_seconds
 
 
 def payload_size(estimate: LinkEstimate) -> int:

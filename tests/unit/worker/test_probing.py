@@ -40,13 +40,21 @@ class SimulatedNeighbour:
     def __init__(self, clock: Clock, link: tuple[float, float]) -> None:
         self.clock, self.link, self.reachable = clock, link, True
         self.delays: Iterator[float] = itertools.repeat(0.0)
+        self.lets_first_pass = False
+        """Whether a message passes at once as long as the link owes nothing, as with Linux's token buckets."""
+        self._free_at = 0.0
         self.pings: list[float] = []
         self.payloads: list[tuple[float, int]] = []
 
     def _transfer(self, size: int) -> Transfer:
         if not self.reachable:
             raise UnreachableError("nobody there")
-        seconds = self.link[1] + (CALL_BYTES + size) / self.link[0] + next(self.delays)
+        alone = (CALL_BYTES + size) / self.link[0]
+        on_wire = alone
+        if self.lets_first_pass:
+            on_wire = max(0.0, self._free_at - self.clock.now) + (CALL_BYTES + size) / 1e9
+            self._free_at = max(self._free_at, self.clock.now) + alone
+        seconds = self.link[1] + on_wire + next(self.delays)
         self.clock.now += seconds
         return Transfer(size, 0, seconds)
 
@@ -192,6 +200,16 @@ def test_a_worker_that_is_not_ready_tells_what_it_measures_but_not_that_a_neighb
     world.ready = True
     world.pass_seconds(15)
     assert world.value("tierflow_link_up") == 0
+
+
+@pytest.mark.parametrize("link", [(1e6 / 8, 0.0002), (2e6 / 8, 0.02), (8e6 / 8, 0.0002)], ids=["1", "2", "8 Mbit/s"])
+def test_what_passes_at_once_after_a_rest_is_not_taken_for_bandwidth(link: tuple[float, float]) -> None:
+    world = World(link)
+    world.neighbour.lets_first_pass = True
+    world.pass_seconds(10)
+    for _ in range(60):
+        world.pass_seconds(2)
+        assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(link[0], rel=0.25)
 
 
 def test_a_neighbour_that_is_gone_and_comes_back_is_noticed_once() -> None:
