@@ -6,6 +6,7 @@ is measured over a window, makes one plan after the other the best one, so sever
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -14,7 +15,9 @@ from tierflow.plan import Plan
 from tierflow_operator.causes import cause, gain
 from tierflow_operator.decision import Decision, Hold, HoldReason, Move, MoveReason
 from tierflow_operator.disruption import options, priced, touched
-from tierflow_operator.present import Contender, MeasuredLatency, Present, identity, still_holds
+from tierflow_operator.observation import LINKS
+from tierflow_operator.observation import measured as measured_as
+from tierflow_operator.present import Contender, MeasuredLatency, Present, Rejected, identity, still_holds
 from tierflow_operator.rollback import replaced_by_now
 from tierflow_operator.situation import Situation, digest_of, taking_part
 
@@ -23,6 +26,10 @@ _CONTENDERS: Final = 3
 
 _ANY: Final = 1e-6
 """The least gain that is one where the user asks for no minimum: less is rounding."""
+
+_SAME_CONDITIONS: Final = 1.25
+"""While neither a plan that was rejected nor the one in force costs this many times as much or as little as then,
+conditions are the same."""
 
 _PATIENCE: Final = 2
 """A plan that has proved itself waits for a better one until it has done so for so many windows."""
@@ -101,13 +108,25 @@ def move(
 
 def is_rejected(situation: Situation, present: Present, plan: Plan, now: float) -> bool:
     """Whether a plan was given up under conditions that are still there."""
-    observation = situation.observation
-    network, speeds = observation.network, observation.tier_speeds
-    spec, unavailable, wanted = digest_of(situation.spec), observation.unavailable, identity(plan)
+    spec, unavailable, wanted = digest_of(situation.spec), situation.observation.unavailable, identity(plan)
     return any(
-        entry.plan == wanted and still_holds(entry, now, spec, network, speeds, unavailable)
+        entry.plan == wanted
+        and still_holds(entry, now, spec, unavailable)
+        and _costs_as_then(situation, entry, (plan, present.plan))
         for entry in present.rejected
     )
+
+
+def _costs_as_then(situation: Situation, rejected: Rejected, plans: Sequence[Plan]) -> bool:
+    """Whether plans cost what they would have cost with the links and speeds under which one was rejected.
+
+    What a figure's change means is told by the plans, not by its size: on a link that hardly costs anything a
+    bandwidth may double from one probe to the next.
+    """
+    links = {link: rejected.network.link(*link) for link in LINKS}
+    then = replace(situation, observation=measured_as(situation.observation, links, rejected.speeds))
+    pairs = [(then.latency_of(plan), situation.latency_of(plan)) for plan in plans]
+    return all(max(pair) < _SAME_CONDITIONS * min(pair) for pair in pairs)
 
 
 def _without_contenders(present: Present) -> Present:

@@ -13,17 +13,11 @@ from tierflow.network import Network
 from tierflow.plan import Plan
 from tierflow.tiers import Tier
 from tierflow.tiling.choice import EdgeNodes
-from tierflow_operator.observation import LINKS
 
 VERSION: Final = 1
 
 _REJECTIONS: Final = 8
 """So many rejected plans are remembered, the latest."""
-
-SAME_CONDITIONS: Final = 1.25
-"""While no link and no speed has changed by this factor, conditions are those under which a plan was rejected."""
-_SAME_ROUND_TRIP: Final = 0.002
-"""Seconds: a round trip that differs by far less is the same, whatever its factor."""
 
 
 class MeasuredLatency(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,20 +169,10 @@ def identity(plan: Plan) -> str:
     return " ".join([plan.route.value, *(part.id for part in plan.segments), *(run.id for run in plan.tiling)])
 
 
-def still_holds(
-    rejected: Rejected, now: float, spec: str, network: Network, speeds: dict[Tier, float], unavailable: frozenset[Tier]
-) -> bool:
-    """Whether conditions are still those under which a plan was rejected, and its time isn't over."""
-    if rejected.again_after is not None and now - rejected.at >= rejected.again_after:
-        return False
-    if (rejected.spec, rejected.unavailable) != (spec, unavailable):
-        return False
-    pairs = [(rejected.speeds[tier], speeds[tier]) for tier in speeds]
-    for link in LINKS:
-        old, new = rejected.network.link(*link), network.link(*link)
-        pairs.append((old.bytes_per_second, new.bytes_per_second))
-        pairs.append((old.round_trip_seconds + _SAME_ROUND_TRIP, new.round_trip_seconds + _SAME_ROUND_TRIP))
-    return all(max(old, new) < SAME_CONDITIONS * min(old, new) for old, new in pairs)
+def still_holds(rejected: Rejected, now: float, spec: str, unavailable: frozenset[Tier]) -> bool:
+    """Whether spec and tiers are those with which a plan was rejected, and its time isn't over."""
+    is_over = rejected.again_after is not None and now - rejected.at >= rejected.again_after
+    return not is_over and (rejected.spec, rejected.unavailable) == (spec, unavailable)
 
 
 def encode(present: Present) -> bytes:

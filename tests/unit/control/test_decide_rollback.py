@@ -59,12 +59,22 @@ def test_a_plan_is_taken_back_once_and_holds_from_then_on() -> None:
         assert held.present == back.present
 
 
-@pytest.mark.parametrize("seen", [observation(network(300, 0.7)), observation(network(300, 1), speeds=(0.13, 0.5, 1))])
+@pytest.mark.parametrize("seen", [observation(network(300, 0.7)), observation(network(300, 1), speeds=(0.1, 0.8, 1))])
 def test_it_is_tried_again_where_a_link_or_a_speed_has_changed(seen: Observation) -> None:
     _, second = moved(measured(6.0, since=40.0))
     back = decided(NARROW, second, 140.0, measured(9.0, since=110.0))
     assert isinstance(back, Move)
     assert isinstance(decided(seen, back.present, 300.0), Move)
+
+
+@pytest.mark.parametrize("megabits", [100, 900])
+def test_it_is_not_tried_again_for_a_figure_that_changes_what_no_plan_costs(megabits: float) -> None:
+    _, second = moved(measured(6.0, since=40.0))
+    back = decided(NARROW, second, 140.0, measured(9.0, since=110.0))
+    assert isinstance(back, Move)
+    held = decided(observation(network(megabits, 1)), back.present, 300.0)
+    assert isinstance(held, Hold)
+    assert held.reason is HoldReason.REJECTED_PLAN
 
 
 def test_it_is_tried_again_where_the_spec_was_edited() -> None:
