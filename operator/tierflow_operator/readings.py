@@ -38,7 +38,7 @@ from tierflow_operator.samples import Point, Series, WorkerLabels, sound_points
 SCRAPES: Final = 3
 """A figure is the median of so many samples: the fewest that one outlier can't move."""
 
-DOWN_FOR_SECONDS: Final = 15.0
+DOWN_FOR_SECONDS: Final = 10.0
 """A link is down where all samples of so long a time say so, two at least; a worker that restarts is back sooner.
 
 One sample says that it is up again.

@@ -32,7 +32,7 @@ def links(cluster: Cluster, monitored: Pipeline) -> Iterator[Links]:
 class Narrowing:
     """A link that narrows, from and to how many Mbit/s, beside another one, and the tiers whose segments that moves.
 
-    The edge's memory may be bounded, so that it can't do without the cloud.
+    The memory of device and edge may be bounded, so that they can't do without the cloud.
     """
 
     link: tuple[str, str]
@@ -40,14 +40,17 @@ class Narrowing:
     narrow: float
     other: tuple[str, str]
     other_rate: float
+    device_memory: str
     edge_memory: str
     affected: frozenset[str]
 
 
 # Behind a wide link to it the cloud computes what the device needn't; behind a narrow one the edge does what it can.
-_EDGE_CLOUD = Narrowing(("edge", "cloud"), 200, 2, ("device", "edge"), 400, "36Mi", frozenset({"edge", "cloud"}))
+_EDGE_CLOUD = Narrowing(
+    ("edge", "cloud"), 200, 2, ("device", "edge"), 400, "10Mi", "36Mi", frozenset({"edge", "cloud"})
+)
 # With the cloud behind a narrow link all the time it computes nothing, and what moves is between device and edge.
-_DEVICE_EDGE = Narrowing(("device", "edge"), 400, 6, ("edge", "cloud"), 2, "", frozenset({"device", "edge"}))
+_DEVICE_EDGE = Narrowing(("device", "edge"), 400, 6, ("edge", "cloud"), 2, "24Mi", "", frozenset({"device", "edge"}))
 
 
 @pytest.fixture
@@ -56,16 +59,16 @@ def narrowing(request: pytest.FixtureRequest, monitored: Pipeline, links: Links)
     case: Narrowing = request.param
     links.limit(*case.link, case.wide)
     links.limit(*case.other, case.other_rate)
-    adapt(monitored, case.edge_memory)
+    adapt(monitored, case.device_memory, case.edge_memory)
     return case
 
 
-def adapt(pipeline: Pipeline, edge_memory: str = "") -> None:
+def adapt(pipeline: Pipeline, device_memory: str = "24Mi", edge_memory: str = "") -> None:
     """Lets a pipeline cut where measurements say, without tiles and for nothing small, and waits until it has."""
     budget = {"memoryBudget": edge_memory} if edge_memory else {}
     pipeline.apply(
         tiers=[
-            {"name": "device", "memoryBudget": "24Mi", **_ONE_THREAD},
+            {"name": "device", "memoryBudget": device_memory, **_ONE_THREAD},
             {"name": "edge", "tiling": {"mode": "Off"}, **budget, **_ONE_THREAD},
             {"name": "cloud", **_ONE_THREAD},
         ],

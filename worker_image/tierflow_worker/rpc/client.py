@@ -18,7 +18,7 @@ from tierflow_worker.rpc.streams import Stream
 _CONNECT_SECONDS: Final = 1.0
 """For one attempt to connect to one address."""
 
-_KEEPALIVE_SECONDS: Final = 10.0
+_KEEPALIVE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 5.0
 """After so long without a byte the server is asked whether it is there, and for so long it may take to say so."""
 
