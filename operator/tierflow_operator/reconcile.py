@@ -15,7 +15,7 @@ from tierflow.errors import InvalidInputError, InvalidManifestError, TierflowErr
 from tierflow.manifest import InferencePipeline
 from tierflow.manifest_reading import from_object
 from tierflow_operator.checks import APPROVED_ANNOTATION
-from tierflow_operator.diff import Action, Change
+from tierflow_operator.diff import Action, Change, key_of
 from tierflow_operator.graphs import Graphs
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.kube import Kube
@@ -29,7 +29,7 @@ from tierflow_operator.kube_errors import (
 )
 from tierflow_operator.logs import set_epoch
 from tierflow_operator.metering import PrometheusMetering
-from tierflow_operator.moves import Scene, Stage, next_steps
+from tierflow_operator.moves import Scene, Stage, Steps, next_steps
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.prometheus import PrometheusSettings
@@ -166,16 +166,11 @@ class PipelineReconciler:
                 took = max(0.0, steps.record.progressed_at - before.progressed_at)
                 self._telemetry.move_step(steps.stage.value, took)
             self._remember(world, steps.record)
-            for change in steps.changes:
-                self._apply(change)
-            for pod in steps.nudges:
-                self._nudge(pod)
+            self._change(world, steps)
             if steps.record.settled and not before.settled:
                 self._arrived(world, steps.record)
             if not is_new and not steps.changes:
                 return
-            if steps.changes:
-                world.live = self._kube.owned(world.key)
 
     def _scene(self, world: World, record: Record) -> Scene:
         if world.model is None or world.observation is None:
@@ -199,22 +194,40 @@ class PipelineReconciler:
             now=self._clock(),
         )
 
-    def _apply(self, change: Change) -> None:
-        if change.action is Action.DELETE:
-            self._kube.delete(change.manifest)
-        elif change.action is Action.CREATE:
-            self._kube.create(change.manifest)
-        else:
-            self._kube.apply(change.manifest)
+    def _change(self, world: World, steps: Steps) -> None:
+        """Makes the changes; the world is then as the API server answered, which costs no second reading of it."""
+        live = {key_of(entry): entry for entry in world.live}
+        for change in steps.changes:
+            found = self._apply(change)
+            live.pop(change.key, None)
+            if found is not None:
+                live[change.key] = found
+        for pod in steps.nudges:
+            live[key_of(pod)] = self._nudge(pod)
+        world.live = tuple(live.values())
+
+    def _apply(self, change: Change) -> Manifest | None:
+        """The object as it is now; None where it is gone."""
         kind, _, name = change.key
         fields = f" ({', '.join(change.fields)})" if change.fields else ""
+        if change.action is Action.DELETE:
+            self._kube.delete(change.manifest)
+            found = None
+        else:
+            write = self._kube.create if change.action is Action.CREATE else self._kube.apply
+            found = write(change.manifest)
         _log.info("%s %s %s%s", change.action.value, kind, name, fields)
+        return found
 
-    def _nudge(self, pod: Manifest) -> None:
+    def _nudge(self, pod: Manifest) -> Manifest:
+        """The pod with the annotation that has its kubelet see the approval; it comes by itself, only later."""
+        annotation = {APPROVED_ANNOTATION: config_map_of({"spec": {"template": pod}})}
+        metadata = pod["metadata"]
         try:
-            self._kube.annotate_pod(pod, {APPROVED_ANNOTATION: config_map_of({"spec": {"template": pod}})})
+            self._kube.annotate_pod(pod, annotation)
         except (ConflictError, RefusedError) as error:
-            _log.info("%s sees its approval a little later: %s", pod["metadata"]["name"], error.message)
+            _log.info("%s sees its approval a little later: %s", metadata["name"], error.message)
+        return pod | {"metadata": metadata | {"annotations": (metadata.get("annotations") or {}) | annotation}}
 
     def _arrived(self, world: World, record: Record) -> None:
         epoch = record.target.plan.epoch
