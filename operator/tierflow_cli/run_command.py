@@ -103,7 +103,7 @@ def run(
             "--worsen",
             metavar="LINK=RATE[:TIME]|none",
             help="What gets worse while requests run, like edge-cloud=3.1Mbit/s:20ms. Default: the last link of the "
-            "plan, to a sixth of its bandwidth.",
+            "plan, to a tenth of its bandwidth.",
             rich_help_panel=_SCENARIO,
             show_default=False,
         ),

@@ -12,12 +12,12 @@ from tierflow_operator.observation import LINKS, TierLink, link_name
 Worsening = tuple[TierLink, Link]
 """A link and its new shape."""
 
-_FACTOR: Final = 6
+_FACTOR: Final = 10
 _FORM: Final = "edge-cloud=3.1Mbit/s:20ms"
 
 
 def default_worsening(plan: Plan) -> Worsening | None:
-    """A sixth of the bandwidth on the last link that the plan uses; None where it uses none."""
+    """A tenth of the bandwidth on the last link that the plan uses; None where it uses none."""
     used = [link for link in LINKS_OF_ROUTE[plan.route] if plan.segment(link[1]).segment.takes_part]
     if not used:
         return None

@@ -190,7 +190,7 @@ def test_the_last_link_that_the_plan_uses_gets_worse_by_itself() -> None:
     found = default_worsening(plan("L0", "L2"))
     assert found is not None
     assert found[0] == EDGE_CLOUD
-    assert found[1].bytes_per_second == pytest.approx(80 * MEGABIT / 6)
+    assert found[1].bytes_per_second == pytest.approx(80 * MEGABIT / 10)
     direct, relayed_to_the_edge = default_worsening(plan("L0", "")), default_worsening(plan("L0", "L3"))
     assert direct is not None
     assert direct[0] == (Tier.DEVICE, Tier.CLOUD)
