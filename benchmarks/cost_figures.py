@@ -26,9 +26,9 @@ from tierflow_worker.runtime import Array, Session, create_session
 
 DNNS: Final = ("alexnet", "vgg16", "resnet18", "darknet53", "inceptionv4")
 _CUTS: Final = 10
-_SECONDS_PER_CUT: Final = 2.5
-_FEWEST_ROUNDS: Final = 10
-_MOST_ROUNDS: Final = 40
+_SECONDS_PER_CUT: Final = 4.0
+_FEWEST_ROUNDS: Final = 20
+_MOST_ROUNDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
