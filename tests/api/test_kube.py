@@ -138,9 +138,15 @@ def test_deleting_spares_another_object_that_has_taken_the_name(kube: Kube, name
 
 
 def test_an_object_of_somebody_else_is_not_taken_over(kube: Kube, api: ApiServer, namespace: str) -> None:
-    owner = {"apiVersion": "tierflow.dev/v1alpha1", "kind": "InferencePipeline", "name": "resnet18", "uid": "1"}
-    theirs = config_map(namespace, "theirs")
-    api.create(f"/api/v1/namespaces/{namespace}/configmaps", theirs)
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+
+    def owner_named(name: str) -> dict[str, str]:
+        # Real ones: what belongs to nobody that exists is collected as garbage.
+        made = api.create(path, config_map(namespace, name))
+        return {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": made["metadata"]["uid"]}
+
+    owner, other = owner_named("owner"), owner_named("other")
+    api.create(path, config_map(namespace, "theirs"))
     mine = config_map(namespace, "theirs")
     mine["metadata"]["ownerReferences"] = [owner]
     with pytest.raises(RefusedError, match="is there already and belongs to somebody else: delete or rename that"):
@@ -149,8 +155,8 @@ def test_an_object_of_somebody_else_is_not_taken_over(kube: Kube, api: ApiServer
     assert kube.create(mine)["metadata"]["ownerReferences"] == [owner]
     assert kube.create(mine)["metadata"]["ownerReferences"] == [owner]
     others = config_map(namespace, "mine")
-    others["metadata"]["ownerReferences"] = [owner | {"uid": "2", "name": "other"}]
-    with pytest.raises(RefusedError, match="belongs to InferencePipeline resnet18"):
+    others["metadata"]["ownerReferences"] = [other]
+    with pytest.raises(RefusedError, match="belongs to ConfigMap owner"):
         kube.create(others)
 
 
