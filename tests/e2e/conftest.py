@@ -45,8 +45,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     try:
         cluster.up()
     except (CommandError, subprocess.TimeoutExpired) as error:
+        story = cluster.story()
+        if not kept:
+            cluster.down()
         # Every test would wait for the same cluster, and say the same.
-        pytest.exit(f"no cluster: {error}\n{cluster.story()}", returncode=1)
+        pytest.exit(f"no cluster: {error}\n{story}", returncode=1)
     request.session.stash[_STORY] = cluster
     cluster.kubectl("delete", "ipl", "--all", "--all-namespaces")  # of an earlier run that kept the cluster
     yield cluster

@@ -8,7 +8,7 @@ from factories.pipelines import network
 from factories.reconciling import Bench, manifest
 from factories.simulated_cluster import BAD, names_of
 from tierflow.tiers import TIERS, Tier
-from tierflow_operator.pods import Release
+from tierflow_operator.pods import Manifest, Release
 
 DEADLINE = 120
 
@@ -216,13 +216,19 @@ def test_the_check_of_a_plan_that_leaves_a_tier_which_nobody_reaches_runs_elsewh
     assert bench.cluster.condition("Ready")["status"] == "True"
 
 
-def test_a_check_that_waits_for_a_tier_is_made_elsewhere_once_that_is_known_to_be_lost() -> None:
+def waiting_for_a_check_on_the_cloud(device: int, edge: int) -> tuple[Bench, Manifest]:
+    """A pipeline on its way to another cut, and the pod of its check, which nobody reaches."""
     bench = settled()
     bench.cluster.cut_off = {"cloud"}
-    bench.cut(3, 3)
+    bench.cut(device, edge)
     bench.run()
     (check,) = bench.cluster.pods("check")
     assert check["spec"]["nodeSelector"] == {"tierflow.dev/tier": "cloud"}
+    return bench, check
+
+
+def test_a_check_that_waits_for_a_tier_is_made_elsewhere_once_that_is_known_to_be_lost() -> None:
+    bench, _ = waiting_for_a_check_on_the_cloud(3, 3)
     bench.cluster.nodes_ready[Tier.CLOUD] = 0
     bench.run()
     assert bench.epoch == 2
@@ -231,11 +237,7 @@ def test_a_check_that_waits_for_a_tier_is_made_elsewhere_once_that_is_known_to_b
 
 
 def test_a_check_whose_pod_is_being_deleted_is_made_again() -> None:
-    bench = settled()
-    bench.cluster.cut_off = {"cloud"}
-    bench.cut(3, 1)
-    bench.run()
-    (check,) = bench.cluster.pods("check")
+    bench, check = waiting_for_a_check_on_the_cloud(3, 1)
     check["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     bench.cluster.cut_off = set()
     bench.run()

@@ -119,7 +119,6 @@ def test_a_link_is_down_when_it_was_for_a_while_and_up_at_the_first_answer() -> 
         count = len(samples)
         return read(*link(D, E, [1e6] * count, [0.01] * count, up=samples)).link_up[(D, E)]
 
-    assert is_up(1, 1, 0)
     assert is_up(1, 1, 0)  # less than ten seconds: a worker that restarts
     assert not is_up(1, 0, 0)
     assert is_up(0, 0, 0, 1)
