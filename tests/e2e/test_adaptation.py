@@ -8,6 +8,7 @@ import pytest
 
 from kindbed.cluster import Cluster
 from kindbed.figures import note
+from kindbed.monitoring import bandwidth_fell_at
 from kindbed.pipelines import Pipeline
 from kindbed.requests_made import lease_renewals, writes
 from kindbed.shaping import Links
@@ -16,6 +17,7 @@ from kindbed.traffic import Load, Task
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 _RENEWALS_OF_A_REST = 20
+_STABILIZATION_SECONDS = 2
 _ONE_THREAD = {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}}
 
 
@@ -75,7 +77,7 @@ def adapt(pipeline: Pipeline, device_memory: str = "24Mi", edge_memory: str = ""
         planning={
             "minImprovementPercent": 35,
             "minIntervalSeconds": 5,
-            "stabilizationSeconds": 5,
+            "stabilizationSeconds": _STABILIZATION_SECONDS,
             "pins": [{"name": "privacy", "layersUpTo": "maxpool", "tier": "device"}],
         },
     )
@@ -96,11 +98,17 @@ def test_a_link_that_narrows_moves_its_cut_and_touches_only_its_two_tiers(
         monitored.wait_epoch(epoch, 240)
     after = monitored.footprints()
     plan = monitored.plan()
+    fell = bandwidth_fell_at(
+        monitored.cluster, *narrowing.link, below=(narrowing.wide * narrowing.narrow) ** 0.5, since=narrowed
+    )
     note(
         f"{'-'.join(narrowing.link)} link narrowed",
         reason=plan["reason"],
         message=plan["message"],
         narrowed_to_decision_seconds=round((monitored.decided_at() - narrowed).total_seconds()),
+        # The status tells whole seconds, rounded down.
+        stabilization_seconds=_STABILIZATION_SECONDS,
+        metric_shift_to_decision_seconds=round((monitored.decided_at() - fell).total_seconds(), 1),
         decision_to_in_force_seconds=monitored.moved_within(),
         requests=len(load.outcomes),
         failed=len(load.failed),

@@ -3,8 +3,10 @@
 import json
 import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import yaml
 
@@ -50,8 +52,28 @@ def install(cluster: Cluster, base_image: str, beside: dict[str, Any]) -> None:
 def query(cluster: Cluster, expression: str) -> list[dict[str, Any]]:
     """What Prometheus answers to an instant query."""
     path = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy/api/v1/query"
-    answer = json.loads(cluster.kubectl("get", "--raw", f"{path}?query={expression}"))
+    answer = json.loads(cluster.kubectl("get", "--raw", f"{path}?query={quote(expression, safe='')}"))
     return list(answer["data"]["result"])
+
+
+def bandwidth_fell_at(cluster: Cluster, lower: str, upper: str, below: float, since: datetime) -> datetime:
+    """When Prometheus first had a bandwidth below so many Mbit/s for the link between two tiers.
+
+    Args:
+        cluster: Where it runs.
+        lower: The tier that sends.
+        upper: The tier that it sends to.
+        below: In Mbit/s.
+        since: Samples before that don't count.
+    """
+    series = f'tierflow_link_bandwidth_bytes_per_second{{from_tier="{lower}",to_tier="{upper}"}}[10m]'
+    times = [
+        datetime.fromtimestamp(time, UTC)
+        for found in query(cluster, series)
+        for time, value in found["values"]
+        if float(value) * 8e-6 < below
+    ]
+    return min(time for time in times if time >= since)
 
 
 def _build(base_image: str) -> None:
