@@ -5,14 +5,17 @@ theirs, and writes into its termination message how the two compare. Here is how
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.manifest import InferencePipeline
+from tierflow.network import Network
 from tierflow.tiers import TIERS, Tier
+from tierflow.units import Bytes
 from tierflow_operator.pods import (
     APPROVAL_FILE,
     APPROVAL_SUFFIX,
@@ -32,9 +35,14 @@ CHECK: Final = "check"
 """The component of the pod that checks."""
 APPROVED_ANNOTATION: Final = "tierflow.dev/approved"
 """On a pod whose approval is new: what changes a pod has the kubelet look at its volumes at once."""
+WORKERS_ANNOTATION: Final = "tierflow.dev/workers"
+"""On the pod that checks: whom it asks, once that is known."""
 
 _MISMATCH: Final = 1
+_WORTH_SECONDS: Final = 2.0  # that the edge has to save, where computing the whole model may take longer
 _DESCRIPTORS: Final = "/etc/tierflow"
+_WORKERS_FOLDER: Final = "/etc/tierflow-workers"
+_WORKERS_FILE: Final = "workers"
 
 
 class CheckState(StrEnum):
@@ -53,37 +61,80 @@ def subject_of(config_maps: Mapping[Tier, str]) -> str:
     return " ".join(config_maps[tier] for tier in TIERS if tier in config_maps)
 
 
+def place_of(workers: Mapping[str, WorkerDescriptor], network: Network, *, among: Sequence[Tier]) -> Tier:
+    """The tier whose nodes a check is best made on.
+
+    All that a worker accepts and makes crosses the link between it and the check. Nearest to the cloud there is most
+    room for the whole model; only where that way is much slower the edge is better. On the device it is made where no
+    other tier is left.
+
+    Args:
+        workers: By tier, what the workers serve that take part.
+        network: The links between the tiers.
+        among: The tiers to choose from, device first; at least one.
+    """
+
+    def seconds(tier: Tier) -> float:
+        there = [(Tier(part), descriptor.segments[0]) for part, descriptor in workers.items() if part != tier]
+        return sum(
+            network.link(min(part, tier, key=_rank), max(part, tier, key=_rank)).transfer_seconds(_crossing(segment))
+            for part, segment in there
+        )
+
+    *others, best = among
+    if best is Tier.CLOUD and Tier.EDGE in others and seconds(Tier.CLOUD) - seconds(Tier.EDGE) > _WORTH_SECONDS:
+        return Tier.EDGE
+    return best
+
+
+def _rank(tier: Tier) -> int:
+    return tier.rank
+
+
+def _crossing(segment: SegmentDescriptor) -> Bytes:
+    """What is sent to a worker that is checked, and comes from it."""
+    sends = segment.sends.tensors if segment.sends is not None else ()
+    return Bytes(sum(tensor.size for tensor in (*segment.accepts.tensors, *sends, *segment.results)))
+
+
 def check_pod(
     pipeline: InferencePipeline,
     release: Release,
     config_maps: Mapping[Tier, str],
-    workers: Mapping[Tier, str],
     *,
+    workers: Mapping[Tier, str] | None,
     runs_on: Tier,
     attempt: int,
 ) -> Manifest:
     """The pod that checks.
 
+    It may be made before its workers run: the whole model's answer takes as long as their start.
+
     Args:
         pipeline: What the user wants.
         release: The workers' image.
         config_maps: With the descriptors of the tiers that take part.
-        workers: The address of one worker of each of these.
+        workers: The address of one worker of each of these; None where it is told later, by `workers_annotation`.
         runs_on: The tier on whose nodes it runs: it has to reach the workers, and computes the whole model.
         attempt: Number of this check among those of the same workers.
     """
     tier = pipeline.spec.tier(runs_on)
     arguments = ["--timeout-seconds", str(pipeline.spec.rollout.progress_deadline_seconds), *cache_arguments()]
-    volumes: list[Manifest] = [{"name": "cache", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]
-    mounts = writable_mounts()
+    arguments += ["--workers-file", f"{_WORKERS_FOLDER}/{_WORKERS_FILE}"]
+    told = {"path": _WORKERS_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{WORKERS_ANNOTATION}']"}}
+    volumes: list[Manifest] = [
+        {"name": "cache", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "workers", "downwardAPI": {"items": [told]}},
+    ]
+    mounts = [*writable_mounts(), {"name": "workers", "mountPath": _WORKERS_FOLDER, "readOnly": True}]
     for part in TIERS:
         if part in config_maps:
             folder = f"{_DESCRIPTORS}/{part}"
-            arguments += ["--descriptor", f"{part}={folder}/{DESCRIPTOR_FILE}", "--worker", f"{part}={workers[part]}"]
+            arguments += ["--descriptor", f"{part}={folder}/{DESCRIPTOR_FILE}"]
             volumes.append({"name": str(part), "configMap": {"name": config_maps[part]}})
             mounts.append({"name": str(part), "mountPath": folder, "readOnly": True})
-    addresses = (f"{part}={workers[part]}" for part in config_maps)
-    name = _digest(subject_of(config_maps), *addresses, str(attempt), str(runs_on))
+    name = _digest(subject_of(config_maps), str(attempt), str(runs_on))
     pod = restricted_pod(pipeline, tier, release) | {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": pipeline.spec.rollout.progress_deadline_seconds,
@@ -101,12 +152,21 @@ def check_pod(
         "volumes": volumes,
         "tolerations": tolerations_of(tier),
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata_of(pipeline, f"{pipeline.name}-{CHECK}-{name}", CHECK),
-        "spec": pod,
-    }
+    metadata = metadata_of(pipeline, f"{pipeline.name}-{CHECK}-{name}", CHECK)
+    if workers is not None:
+        metadata["annotations"] = metadata.get("annotations", {}) | workers_annotation(workers)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}
+
+
+def workers_annotation(workers: Mapping[Tier, str]) -> dict[str, str]:
+    """What tells the pod that checks whom to ask: the address of a worker of each tier that takes part."""
+    return {WORKERS_ANNOTATION: " ".join(f"{tier}={workers[tier]}" for tier in TIERS if tier in workers)}
+
+
+def workers_told(pod: Manifest) -> frozenset[tuple[str, str]]:
+    """Tier and address of the workers that a pod was told to check; none where it wasn't told yet."""
+    words = str((pod["metadata"].get("annotations") or {}).get(WORKERS_ANNOTATION, "")).split()
+    return frozenset((tier, address) for tier, _, address in (word.partition("=") for word in words))
 
 
 def read_check(pod: Manifest | None, subject: str) -> tuple[CheckState, Verdict | None, str]:
@@ -114,12 +174,13 @@ def read_check(pod: Manifest | None, subject: str) -> tuple[CheckState, Verdict 
     if pod is None:
         return CheckState.MISSING, None, ""
     status = pod.get("status") or {}
-    if status.get("phase") not in ("Succeeded", "Failed"):
+    containers: list[Manifest] = list(status.get("containerStatuses") or ())
+    # Its container doesn't start again; the phase follows a second later, once the kubelet has taken the pod down.
+    ended = containers[0].get("state", {}).get("terminated") or {} if containers else {}
+    if not ended and status.get("phase") not in ("Succeeded", "Failed"):
         if pod["metadata"].get("deletionTimestamp"):
             return CheckState.BROKEN, None, "its pod is being deleted"
         return CheckState.RUNNING, None, ""
-    containers: list[Manifest] = list(status.get("containerStatuses") or ())
-    ended = containers[0].get("state", {}).get("terminated") or {} if containers else {}
     try:
         said = msgspec.json.decode(ended.get("message") or "{}")
         verdict = Verdict(

@@ -23,14 +23,17 @@ from tierflow_operator.checks import (
     CheckState,
     approval,
     check_pod,
+    place_of,
     read_check,
     subject_of,
+    workers_annotation,
+    workers_told,
 )
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, changes
 from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest, Release
 from tierflow_operator.record import Record
-from tierflow_operator.render import component_of, config_map_of
+from tierflow_operator.render import component_of, config_map_of, descriptors_named
 from tierflow_operator.rollout import (
     address_of,
     deployments_of,
@@ -38,6 +41,7 @@ from tierflow_operator.rollout import (
     is_complete,
     is_ready,
     pods_of,
+    serve_alone,
     trouble_of,
     used_config_maps,
 )
@@ -71,6 +75,14 @@ class Failure:
 
     reason: FailureReason
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """A pod, and annotations for it: changing a pod has its kubelet look at its volumes at once."""
+
+    pod: Manifest
+    annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,21 @@ class Scene:
         wanted = self.config_maps[component]
         return deployment is not None and config_map_of(deployment) == wanted and is_complete(deployment)
 
+    def has_taken_over(self, component: str) -> bool:
+        """Whether requests meet only workers that serve what is wanted.
+
+        The pods say so a moment before their Deployment's status does.
+        """
+        if self.has_arrived(component):
+            return True
+        deployment = deployments_of(self.live).get(component)
+        wanted = self.config_maps[component]
+        return (
+            deployment is not None
+            and config_map_of(deployment) == wanted
+            and serve_alone(self.live, component, wanted, deployment["spec"].get("replicas", 1))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -134,7 +161,7 @@ class Steps:
         stage: Where the pipeline stands.
         message: What it does or waits for.
         changes: To make in their order.
-        nudges: Pods to annotate, so that their kubelet sees a new approval at once.
+        nudges: Pods to annotate: with an approval that is new, or the workers that are to be checked.
         failure: Why the move can't go on; the caller goes back, or says so.
     """
 
@@ -142,7 +169,7 @@ class Steps:
     stage: Stage
     message: str
     changes: tuple[Change, ...] = ()
-    nudges: tuple[Manifest, ...] = ()
+    nudges: tuple[Nudge, ...] = ()
     failure: Failure | None = field(default=None)
 
 
@@ -225,35 +252,63 @@ def _move(scene: Scene) -> Steps:
 
 
 def _check(scene: Scene, subject: str) -> Steps:
-    """Has the new workers checked, once one of each tier runs."""
+    """Has the new workers checked: the pod that does starts beside them, and is told of them once they run."""
     record = scene.record
     names = {tier: scene.config_maps[tier] for tier in scene.parts}
-    if TILES in scene.config_maps and not scene.has_arrived(TILES):
-        return Steps(record, Stage.EXPANDING, f"waits for tile workers{_trouble(scene, TILES)}")
-    workers: dict[Tier, str] = {}
-    for tier, name in names.items():
-        address = next(filter(None, map(address_of, pods_of(scene.live, tier, name))), None)
-        if address is None:
-            return Steps(record, Stage.EXPANDING, f"waits for the {tier}'s new worker{_trouble(scene, tier)}")
-        workers[tier] = address
-    # Nearest to the cloud there is most room; but a plan may be made because nobody gets there.
+    workers, awaited = _running_workers(scene)
+    stage, message = (Stage.EXPANDING, awaited) if awaited else (Stage.CHECKING, "checks the answers")
+    # A plan may be made because nobody gets to a tier.
     avoided = scene.unavailable | (scene.cut_off - set(scene.parts))
-    runs_on = next(tier for tier in reversed(TIERS) if tier not in avoided)
-    wanted = check_pod(scene.pipeline, scene.release, names, workers, runs_on=runs_on, attempt=record.attempt)
+    runs_on = place_of(
+        descriptors_named(scene.wanted, {str(tier): name for tier, name in names.items()}),
+        record.target.plan.network,
+        among=[tier for tier in TIERS if tier not in avoided],
+    )
+    wanted = check_pod(scene.pipeline, scene.release, names, workers=workers, runs_on=runs_on, attempt=record.attempt)
     checks = [entry for entry in scene.live if entry["kind"] == "Pod" and component_of(entry) == CHECK]
     own = next((entry for entry in checks if entry["metadata"]["name"] == wanted["metadata"]["name"]), None)
     others = tuple(Change(Action.DELETE, entry) for entry in checks if entry is not own)
     state, verdict, said = read_check(own, subject)
     if state is CheckState.MISSING:
-        return Steps(record, Stage.CHECKING, "checks the answers", (*others, Change(Action.CREATE, wanted)))
+        return Steps(record, stage, message, (*others, Change(Action.CREATE, wanted)))
+    told = workers_told(own) if own is not None else frozenset()
+    if state is CheckState.RUNNING and not told <= _addresses(scene):
+        state, said = CheckState.BROKEN, "the workers that it asks are gone"
     if state is CheckState.RUNNING:
-        trouble = trouble_of(checks)
-        return Steps(record, Stage.CHECKING, f"checks the answers{trouble and f': {trouble}'}", others)
+        trouble = "" if awaited else trouble_of(checks)
+        nudges = () if told or own is None or workers is None else (Nudge(own, workers_annotation(workers)),)
+        return Steps(record, stage, f"{message}{trouble and f': {trouble}'}", others, nudges)
+    if state is CheckState.BROKEN and workers is None:
+        return Steps(record, stage, f"{message}; the check could not be made yet: {said}", others)
     if state is CheckState.BROKEN:
         record = msgspec.structs.replace(record, attempt=record.attempt + 1)
         return Steps(record, Stage.CHECKING, f"the check could not be made and is made again: {said}")
     record = msgspec.structs.replace(record, verdict=verdict, progressed_at=scene.now)
     return Steps(record, Stage.CHECKING, f"checked: {said}")
+
+
+def _addresses(scene: Scene) -> frozenset[tuple[str, str]]:
+    """Tier and address of all new workers that run."""
+    return frozenset(
+        (str(tier), address)
+        for tier in scene.parts
+        for pod in pods_of(scene.live, tier, scene.config_maps[tier])
+        if (address := address_of(pod)) is not None
+    )
+
+
+def _running_workers(scene: Scene) -> tuple[dict[Tier, str] | None, str]:
+    """The address of a new worker of each tier that takes part; else None, and whom the check has to wait for."""
+    workers: dict[Tier, str] = {}
+    for tier in scene.parts:
+        pods = pods_of(scene.live, tier, scene.config_maps[tier])
+        address = next(filter(None, map(address_of, pods)), None)
+        if address is None:
+            return None, f"waits for the {tier}'s new worker{_trouble(scene, tier)}"
+        workers[tier] = address
+    if TILES in scene.config_maps and not scene.has_arrived(TILES):
+        return None, f"waits for tile workers{_trouble(scene, TILES)}"
+    return workers, ""
 
 
 def _switch(scene: Scene) -> Steps:
@@ -266,7 +321,8 @@ def _switch(scene: Scene) -> Steps:
                 record, in_force={**record.in_force, tier: name}, switching=True, progressed_at=scene.now
             )
             return Steps(record, Stage.SWITCHING, f"the {tier}'s new worker takes over")
-        if not scene.has_arrived(tier):
+        # The next one need not wait for the rollout's status, only its end does.
+        if not (scene.has_taken_over(tier) if tier is not scene.parts[0] else scene.has_arrived(tier)):
             message = f"waits until the {tier} serves the new plan{_trouble(scene, tier)}"
             return Steps(record, Stage.SWITCHING, message, nudges=_to_nudge(scene))
     done = msgspec.structs.replace(
@@ -316,7 +372,7 @@ def _removable(live: Iterable[Manifest]) -> list[Manifest]:
     return [entry for entry in _considered(live) if component_of(entry) in components]
 
 
-def _to_nudge(scene: Scene) -> tuple[Manifest, ...]:
+def _to_nudge(scene: Scene) -> tuple[Nudge, ...]:
     """Pods that don't know yet that they are approved: those that were there before their approval."""
     approved_at = {
         entry["metadata"]["name"].removesuffix(APPROVAL_SUFFIX): str(entry["metadata"].get("creationTimestamp", ""))
@@ -324,7 +380,7 @@ def _to_nudge(scene: Scene) -> tuple[Manifest, ...]:
         if entry["kind"] == "ConfigMap" and entry["metadata"]["name"].endswith(APPROVAL_SUFFIX)
     }
     return tuple(
-        pod
+        Nudge(pod, {APPROVED_ANNOTATION: name})
         for component, name in scene.config_maps.items()
         if component != TILES and scene.record.in_force.get(component) == name
         for pod in pods_of(scene.live, component, name)

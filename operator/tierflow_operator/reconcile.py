@@ -14,7 +14,6 @@ from typing import Any, Final
 from tierflow.errors import InvalidInputError, InvalidManifestError, TierflowError, UnreachableError
 from tierflow.manifest import InferencePipeline
 from tierflow.manifest_reading import from_object
-from tierflow_operator.checks import APPROVED_ANNOTATION
 from tierflow_operator.diff import Action, Change, key_of
 from tierflow_operator.graphs import Graphs
 from tierflow_operator.keys import PipelineKey
@@ -29,12 +28,12 @@ from tierflow_operator.kube_errors import (
 )
 from tierflow_operator.logs import set_epoch
 from tierflow_operator.metering import PrometheusMetering
-from tierflow_operator.moves import Scene, Stage, Steps, next_steps
+from tierflow_operator.moves import Nudge, Scene, Stage, Steps, next_steps
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.prometheus import PrometheusSettings
 from tierflow_operator.record import Record, name_of_record, read_record, record_manifest
-from tierflow_operator.render import config_map_of, descriptors_named, render
+from tierflow_operator.render import descriptors_named, render
 from tierflow_operator.settings import Settings
 from tierflow_operator.status import Problem, Standing, status_of, status_of_refused
 from tierflow_operator.telemetry import Telemetry
@@ -202,8 +201,8 @@ class PipelineReconciler:
             live.pop(change.key, None)
             if found is not None:
                 live[change.key] = found
-        for pod in steps.nudges:
-            live[key_of(pod)] = self._nudge(pod)
+        for nudge in steps.nudges:
+            live[key_of(nudge.pod)] = self._nudge(nudge)
         world.live = tuple(live.values())
 
     def _apply(self, change: Change) -> Manifest | None:
@@ -219,15 +218,15 @@ class PipelineReconciler:
         _log.info("%s %s %s%s", change.action.value, kind, name, fields)
         return found
 
-    def _nudge(self, pod: Manifest) -> Manifest:
-        """The pod with the annotation that has its kubelet see the approval; it comes by itself, only later."""
-        annotation = {APPROVED_ANNOTATION: config_map_of({"spec": {"template": pod}})}
-        metadata = pod["metadata"]
+    def _nudge(self, nudge: Nudge) -> Manifest:
+        """The pod with its annotations; where they can't be had now, the next look tries again."""
+        metadata = nudge.pod["metadata"]
         try:
-            self._kube.annotate_pod(pod, annotation)
+            self._kube.annotate_pod(nudge.pod, nudge.annotations)
         except (ConflictError, RefusedError) as error:
-            _log.info("%s sees its approval a little later: %s", metadata["name"], error.message)
-        return pod | {"metadata": metadata | {"annotations": (metadata.get("annotations") or {}) | annotation}}
+            _log.info("%s is told a little later: %s", metadata["name"], error.message)
+        annotations = {**(metadata.get("annotations") or {}), **nudge.annotations}
+        return nudge.pod | {"metadata": metadata | {"annotations": annotations}}
 
     def _arrived(self, world: World, record: Record) -> None:
         epoch = record.target.plan.epoch

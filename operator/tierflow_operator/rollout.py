@@ -43,17 +43,25 @@ def failure_of(deployment: Manifest) -> str:
 
 def pods_of(live: Iterable[Manifest], component: str, config_map: str) -> tuple[Manifest, ...]:
     """A component's pods that stay and serve the descriptor in a ConfigMap, ready ones first, then the newest."""
-    found = [
-        entry
-        for entry in live
-        if entry["kind"] == "Pod"
-        and component_of(entry) == component
-        and "deletionTimestamp" not in entry["metadata"]
-        and _serves(entry, config_map)
-    ]
+    found = [pod for pod in _staying(live, component) if _serves(pod, config_map)]
     # Stable sorts, the second one deciding first.
     found.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
     return tuple(sorted(found, key=lambda pod: not is_ready(pod)))
+
+
+def serve_alone(live: Iterable[Manifest], component: str, config_map: str, replicas: int) -> bool:
+    """Whether at least so many of a component's pods are there, all ready and with the descriptor in a ConfigMap."""
+    pods = _staying(live, component)
+    return len(pods) >= replicas and all(is_ready(pod) and _serves(pod, config_map) for pod in pods)
+
+
+def _staying(live: Iterable[Manifest], component: str) -> list[Manifest]:
+    """A component's pods but those that are being deleted."""
+    return [
+        entry
+        for entry in live
+        if entry["kind"] == "Pod" and component_of(entry) == component and "deletionTimestamp" not in entry["metadata"]
+    ]
 
 
 def used_config_maps(live: Iterable[Manifest]) -> frozenset[str]:

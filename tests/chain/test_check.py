@@ -60,10 +60,15 @@ class Plan:
     def file(self, tier: Tier) -> Path:
         return self.folder / f"{tier}.json"
 
-    def command(self, *more: str, tiers: Sequence[Tier] = TIERS) -> list[str]:
+    def command(self, *more: str, tiers: Sequence[Tier] = TIERS, told: Path | None = None) -> list[str]:
+        """The check's command line; `told` is the file in which it will find the workers, if they aren't given."""
         flags = ["--cache-dir", str(self.folder / "cache-of-check"), "--termination-log", str(self.folder / "log")]
         for tier in tiers:
-            flags += ["--descriptor", f"{tier}={self.file(tier)}", "--worker", f"{tier}={self.addresses[tier]}"]
+            flags += ["--descriptor", f"{tier}={self.file(tier)}"]
+        if told is not None:
+            flags += ["--workers-file", str(told)]
+        else:
+            flags += [word for tier in tiers for word in ("--worker", f"{tier}={self.addresses[tier]}")]
         return [sys.executable, "-m", "tierflow_worker.check", *flags, *more]
 
     def check(self, *more: str, tiers: Sequence[Tier] = TIERS) -> Checked:
@@ -260,6 +265,48 @@ def test_workers_that_start_after_the_check_are_waited_for(start: Start, small: 
             start_worker_of(start, plan, tier)
         output, _ = check.communicate(timeout=120)
     assert check.returncode == 0, output
+
+
+def test_workers_that_are_told_of_after_its_start_are_checked(start: Start, small: str, tmp_path: Path) -> None:
+    plan = plan_of(small, tmp_path, "relu1", "conv2")
+    told = tmp_path / "workers"
+    told.write_text("")  # as an annotation that isn't there yet
+    with subprocess.Popen(plan.command(told=told), stdout=subprocess.PIPE, text=True) as check:
+        for tier in TIERS:
+            start_worker_of(start, plan, tier)
+        assert check.poll() is None
+        unfinished = tmp_path / "unfinished"
+        unfinished.write_text(" ".join(f"{tier}={address}" for tier, address in plan.addresses.items()))
+        unfinished.rename(told)
+        output, _ = check.communicate(timeout=120)
+    assert check.returncode == 0, output
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("device=127.0.0.1:1", "requests come by the edge tier, whose worker is not given"),
+        ("device=127.0.0.1:1 roof=127.0.0.1:2", "'roof=127.0.0.1:2' is not TIER=VALUE"),
+        ("device=127.0.0.1:1 device=127.0.0.1:2", "the tier device is given twice"),
+        ("", "told no workers in time"),
+    ],
+)
+def test_workers_that_are_told_wrongly_are_named(told: str, message: str, small: str, tmp_path: Path) -> None:
+    plan = plan_of(small, tmp_path, "relu1", "conv2")
+    file = tmp_path / "workers"
+    file.write_text(told)
+    command = plan.command("--timeout-seconds", "3" if not told else "60", told=file)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in msgspec.json.decode(done.stdout)["message"]
+
+
+def test_workers_are_given_in_one_way(small: str, tmp_path: Path) -> None:
+    plan = plan_of(small, tmp_path, "relu1", "conv2")
+    command = plan.command("--workers-file", str(tmp_path / "workers"))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "give either --worker, once per tier, or --workers-file" in done.stderr
 
 
 def test_a_worker_that_has_another_segment_can_not_be_checked(start: Start, small: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tierflow.descriptor import WorkerDescriptor, decode
 from tierflow.tiers import TIERS, Tier
-from tierflow_operator.checks import CHECK
+from tierflow_operator.checks import CHECK, workers_told
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.keys import PipelineKey
 from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest
@@ -161,7 +161,7 @@ class SimulatedCluster:
         if pod["spec"].get("nodeSelector", {}).get("tierflow.dev/tier") in self.cut_off:
             return None
         if component == CHECK:
-            if phase is None and "deletionTimestamp" not in pod["metadata"]:
+            if phase is None and "deletionTimestamp" not in pod["metadata"] and workers_told(pod):
                 return lambda: self._end_check(pod)
             return None
         image = pod["spec"]["containers"][0]["image"]
@@ -173,8 +173,8 @@ class SimulatedCluster:
 
     def _end_check(self, pod: Manifest) -> None:
         ended = {"exitCode": 0 if self.verdict.get("holds") else 1, "message": json.dumps(self.verdict)}
-        state = {"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": ended}}]}
-        pod["status"] = state
+        # As a kubelet says it at first: the phase follows once it has taken the pod down.
+        pod["status"] = {"phase": "Running", "containerStatuses": [{"state": {"terminated": ended}}]}
 
     def _is_approved(self, pod: Manifest) -> bool:
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}

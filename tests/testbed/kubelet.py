@@ -15,6 +15,7 @@ from testbed.watched import Watched
 
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 CHECK: Final = "check"
+WORKERS_ANNOTATION: Final = "tierflow.dev/workers"
 APPROVAL_SUFFIX: Final = "-approved"
 GOOD_VERDICT: Final = {
     "holds": True,
@@ -119,7 +120,8 @@ class Kubelet:
         started = pod["status"].get("startTime", now)
         common = {"podIP": address, "podIPs": [{"ip": address}], "startTime": started}
         if pod["metadata"].get("labels", {}).get(COMPONENT_LABEL) == CHECK:
-            verdict = behaviour.verdict(pod)
+            told = WORKERS_ANNOTATION in pod["metadata"].get("annotations", {})
+            verdict = behaviour.verdict(pod) if told else None  # till then there is nobody to ask
             if verdict is not None:
                 code = behaviour.exit_code(verdict)
                 ended = {"exitCode": code, "message": json.dumps(verdict), "startedAt": started, "finishedAt": now}

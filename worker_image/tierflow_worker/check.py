@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -45,6 +45,7 @@ MOST_BYTES: Final = 4096
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DESCRIPTOR_FILE: Final = "descriptor.json"
+_LOOK_SECONDS: Final = 0.05
 _LARGEST: Final = sys.float_info.max  # JSON has no infinity
 _NO_ANSWER: Final = (UnreachableError, UnknownBoundaryError, OverloadedError, DeadlineExceededError)
 
@@ -55,6 +56,8 @@ Exit codes: 0 the answer holds, 1 it doesn't, 2 it could not be checked (a worke
 example:
   tierflow-check --descriptor device=/plan/device --descriptor cloud=/plan/cloud \\
       --worker device=10.0.0.7:8001 --worker cloud=10.0.2.3:8001
+
+Workers that aren't known yet may be told in a file meanwhile, all at once: device=10.0.0.7:8001 cloud=10.0.2.3:8001
 """
 
 
@@ -79,10 +82,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to check; `--help` explains each."""
+    """How to check; `--help` explains each. Workers are given, or the file that they will be in."""
 
     descriptors: Mapping[Tier, Path]
-    workers: Mapping[Tier, str]
+    workers: Mapping[Tier, str] | Path
     timeout_seconds: float
     threads: int
     cache_dir: Path
@@ -129,7 +132,8 @@ def _check(
 
     route = route_of(known)
     tiers = tuple(stop.tier for stop in route)
-    _check_workers(settings.workers, tiers)
+    if not isinstance(settings.workers, Path):
+        _check_workers(settings.workers, tiers)
     described = next(iter(known.values())).inputs
     arrays = sample_tensors(described)
     inputs = {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in described}
@@ -141,10 +145,14 @@ def _check(
         await asyncio.sleep(seconds)
 
     async def checked() -> tuple[int, Verdict]:
+        workers = settings.workers
+        if isinstance(workers, Path):
+            workers = await _told_workers(workers, deadline, pause)
+            _check_workers(workers, tiers)
         problem: TierflowError | None = None
         answer: dict[str, InferTensor] = {}
         try:
-            answer = await drive(inputs, route, settings.workers, deadline=deadline, pause=pause)
+            answer = await drive(inputs, route, workers, deadline=deadline, pause=pause)
         except _NO_ANSWER:
             raise
         except TierflowError as error:
@@ -164,6 +172,24 @@ def _check(
         return HOLDS if verdict.holds else DIFFERS, verdict
 
     return asyncio.run(_until_stopped(checked()))
+
+
+async def _told_workers(file: Path, deadline: float, pause: Callable[[float], Awaitable[None]]) -> dict[Tier, str]:
+    """The workers in a file, once they are there."""
+    while True:
+        try:
+            told = file.read_text().split()
+        except FileNotFoundError:
+            told = []
+        if told:
+            break
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"--workers-file: {file} told no workers in time", subject="--workers-file")
+        await pause(_LOOK_SECONDS)
+    try:
+        return _by_tier(told)
+    except ValueError as error:
+        raise InvalidInputError(f"--workers-file: {file}: {error}", subject="--workers-file") from error
 
 
 async def _until_stopped(checked: Coroutine[Any, Any, Result]) -> Result:
@@ -229,8 +255,12 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         help=f"a tier's descriptor, a file or a directory with {_DESCRIPTOR_FILE}; once per tier",
     )  # fmt: skip
     parser.add_argument(
-        "--worker", action="append", required=True, metavar="TIER=HOST:PORT",
+        "--worker", action="append", metavar="TIER=HOST:PORT",
         help="a tier's worker; once per tier that has a segment",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers-file", type=Path, default=None, metavar="FILE",
+        help="in place of --worker: where they will be, as words TIER=HOST:PORT; waits until there are some",
     )  # fmt: skip
     parser.add_argument(
         "--timeout-seconds", type=float, default=60.0, metavar="SECONDS", help="for the whole check (%(default)g)"
@@ -249,10 +279,12 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         parser.error("--timeout-seconds must be a number of seconds above 0")
     if given.threads < 1:
         parser.error("--threads must be 1 or more")
+    if bool(given.worker) == bool(given.workers_file):
+        parser.error("give either --worker, once per tier, or --workers-file")
     log = given.termination_log or (TERMINATION_LOG if os.access(TERMINATION_LOG, os.W_OK) else None)
     return Settings(
-        descriptors={tier: Path(text) for tier, text in _by_tier(parser, "--descriptor", given.descriptor).items()},
-        workers=_by_tier(parser, "--worker", given.worker),
+        descriptors={tier: Path(text) for tier, text in _flag(parser, "--descriptor", given.descriptor).items()},
+        workers=given.workers_file or _flag(parser, "--worker", given.worker),
         timeout_seconds=given.timeout_seconds,
         threads=given.threads,
         cache_dir=given.cache_dir,
@@ -260,14 +292,21 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     )
 
 
-def _by_tier(parser: argparse.ArgumentParser, flag: str, texts: Sequence[str]) -> dict[Tier, str]:
+def _flag(parser: argparse.ArgumentParser, flag: str, texts: Sequence[str]) -> dict[Tier, str]:
+    try:
+        return _by_tier(texts)
+    except ValueError as error:
+        parser.error(f"{flag}: {error}")
+
+
+def _by_tier(texts: Sequence[str]) -> dict[Tier, str]:
     found: dict[Tier, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in list(Tier) or not value:
-            parser.error(f"{flag}: {text!r} is not TIER=VALUE with one of the tiers {', '.join(Tier)}")
+            raise ValueError(f"{text!r} is not TIER=VALUE with one of the tiers {', '.join(Tier)}")
         if Tier(name) in found:
-            parser.error(f"{flag}: the tier {name} is given twice")
+            raise ValueError(f"the tier {name} is given twice")
         found[Tier(name)] = value
     return found
 

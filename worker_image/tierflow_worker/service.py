@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
-_APPROVAL_CHECK_SECONDS = 0.2
+_APPROVAL_CHECK_SECONDS = 0.05
 _IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 

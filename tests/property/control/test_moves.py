@@ -2,12 +2,15 @@
 
 import json
 
+import msgspec
 import pytest
 
 from factories.pipelines import network
 from factories.reconciling import Bench, manifest
 from factories.simulated_cluster import BAD, names_of
+from tierflow.network import MEGABIT, Link
 from tierflow.tiers import TIERS, Tier
+from tierflow_operator.checks import workers_told
 from tierflow_operator.pods import Manifest, Release
 
 DEADLINE = 120
@@ -216,6 +219,24 @@ def test_the_check_of_a_plan_that_leaves_a_tier_which_nobody_reaches_runs_elsewh
     assert bench.cluster.condition("Ready")["status"] == "True"
 
 
+@pytest.mark.parametrize(
+    ("device_cloud", "runs_on"),
+    [(0.5, "edge"), (300, "cloud")],
+    ids=["slow from the device to the cloud", "fast"],
+)
+def test_a_check_is_made_where_what_it_asks_for_gets_soonest(device_cloud: float, runs_on: str) -> None:
+    bench = settled()
+    direct = Link(bytes_per_second=device_cloud * MEGABIT, round_trip_seconds=0.001)
+    bench.figures.links = msgspec.structs.replace(network(300, 300), device_cloud=direct)
+    bench.cluster.broken = {"device"}
+    bench.cut(3, 1)
+    bench.run()
+    assert the_check(bench)["spec"]["nodeSelector"] == {"tierflow.dev/tier": runs_on}
+    bench.cluster.broken = set()
+    bench.run()
+    assert bench.epoch == 2
+
+
 def waiting_for_a_check_on_the_cloud(device: int, edge: int) -> tuple[Bench, Manifest]:
     """A pipeline on its way to another cut, and the pod of its check, which nobody reaches."""
     bench = settled()
@@ -243,6 +264,55 @@ def test_a_check_whose_pod_is_being_deleted_is_made_again() -> None:
     bench.run()
     assert bench.epoch == 2
     assert bench.cluster.condition("Ready")["status"] == "True"
+
+
+def the_check(bench: Bench) -> Manifest:
+    (check,) = bench.cluster.pods("check")
+    return check
+
+
+def test_a_check_starts_beside_the_workers_and_is_told_of_them_once_they_run() -> None:
+    bench = settled()
+    bench.cluster.broken = {"edge"}
+    bench.cut(3, 1)
+    bench.run()
+    assert not workers_told(the_check(bench))
+    assert bench.cluster.condition("Reconciling")["message"].startswith("waits for the edge's new worker")
+    assert f"annotate Pod {the_check(bench)['metadata']['name']}" not in bench.cluster.writes
+    bench.cluster.broken = set()
+    bench.run()
+    assert bench.epoch == 2
+    assert [write for write in bench.cluster.writes if write.startswith("annotate Pod small-check-")]
+
+
+def test_a_check_that_fails_before_its_workers_run_is_made_again_only_when_they_do() -> None:
+    bench = settled()
+    bench.cluster.broken = {"edge"}
+    bench.cut(3, 1)
+    bench.run()
+    first = the_check(bench)
+    ended = {"exitCode": 2, "message": json.dumps(BAD | {"message": "no model"})}
+    first["status"] = {"phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}]}
+    bench.run()
+    assert the_check(bench) is first
+    assert "the check could not be made yet: no model" in bench.cluster.condition("Reconciling")["message"]
+    bench.cluster.broken = set()
+    bench.run()
+    assert bench.epoch == 2
+
+
+def test_a_check_whose_workers_are_gone_is_made_again() -> None:
+    bench, check = waiting_for_a_check_on_the_cloud(3, 1)
+    told = workers_told(check)
+    address = dict(told)[Tier.EDGE]
+    (edge,) = [pod for pod in bench.cluster.pods("edge") if address.startswith(f"{pod['status']['podIP']}:")]
+    del bench.cluster.objects["Pod", edge["metadata"]["name"]]
+    bench.run()
+    assert the_check(bench)["metadata"]["name"] != check["metadata"]["name"]
+    assert workers_told(the_check(bench)) not in (frozenset(), told)
+    bench.cluster.cut_off = set()
+    bench.run()
+    assert bench.epoch == 2
 
 
 def test_an_image_that_does_not_run_stops_at_the_first_tier() -> None:
