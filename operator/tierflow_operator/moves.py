@@ -8,7 +8,7 @@ doesn't know its boundary. Contract: what is of no more use is deleted.
 Pure: `next_steps` says what can be done now, from what is there; the same again after anything that happened between.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -18,11 +18,12 @@ import msgspec
 from tierflow.manifest import InferencePipeline
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.checks import (
-    APPROVED_ANNOTATION,
     CHECK,
     CheckState,
     approval,
     check_pod,
+    nudge_annotations,
+    nudged_before,
     place_of,
     read_check,
     subject_of,
@@ -47,6 +48,9 @@ from tierflow_operator.rollout import (
 )
 
 _REPLICAS: Final = "spec.replicas"
+_MOST_NUDGES: Final = 5
+NUDGE_SECONDS: Final = 0.2
+"""After so long a pod that was nudged and isn't ready yet is nudged again, a few times."""
 
 
 class Stage(StrEnum):
@@ -163,6 +167,7 @@ class Steps:
         changes: To make in their order.
         nudges: Pods to annotate: with an approval that is new, or the workers that are to be checked.
         failure: Why the move can't go on; the caller goes back, or says so.
+        nudging: Whether pods may have to be nudged again, in `NUDGE_SECONDS`.
     """
 
     record: Record
@@ -171,6 +176,7 @@ class Steps:
     changes: tuple[Change, ...] = ()
     nudges: tuple[Nudge, ...] = ()
     failure: Failure | None = field(default=None)
+    nudging: bool = False
 
 
 def next_steps(scene: Scene) -> Steps:
@@ -306,7 +312,7 @@ def _running_workers(scene: Scene) -> tuple[dict[Tier, str] | None, str]:
         if address is None:
             return None, f"waits for the {tier}'s new worker{_trouble(scene, tier)}"
         workers[tier] = address
-    if TILES in scene.config_maps and not scene.has_arrived(TILES):
+    if TILES in scene.config_maps and not scene.has_taken_over(TILES):
         return None, f"waits for tile workers{_trouble(scene, TILES)}"
     return workers, ""
 
@@ -324,7 +330,7 @@ def _switch(scene: Scene) -> Steps:
         # The next one need not wait for the rollout's status, only its end does.
         if not (scene.has_taken_over(tier) if tier is not scene.parts[0] else scene.has_arrived(tier)):
             message = f"waits until the {tier} serves the new plan{_trouble(scene, tier)}"
-            return Steps(record, Stage.SWITCHING, message, nudges=_to_nudge(scene))
+            return Steps(record, Stage.SWITCHING, message, nudges=_to_nudge(scene), nudging=_is_nudging(scene))
     done = msgspec.structs.replace(
         record,
         target=record.target.taking_over(scene.now),
@@ -373,20 +379,38 @@ def _removable(live: Iterable[Manifest]) -> list[Manifest]:
 
 
 def _to_nudge(scene: Scene) -> tuple[Nudge, ...]:
-    """Pods that don't know yet that they are approved: those that were there before their approval."""
+    """Pods that don't know yet that they are approved: those that were there before their approval.
+
+    The kubelet that sees a changed pod asks it at once whether it is ready, mounts what is new only then, and asks
+    again a second later; unless the pod has changed once more meanwhile.
+    """
     approved_at = {
         entry["metadata"]["name"].removesuffix(APPROVAL_SUFFIX): str(entry["metadata"].get("creationTimestamp", ""))
         for entry in scene.live
         if entry["kind"] == "ConfigMap" and entry["metadata"]["name"].endswith(APPROVAL_SUFFIX)
     }
-    return tuple(
-        Nudge(pod, {APPROVED_ANNOTATION: name})
-        for component, name in scene.config_maps.items()
-        if component != TILES and scene.record.in_force.get(component) == name
-        for pod in pods_of(scene.live, component, name)
-        if not is_ready(pod) and (pod["metadata"].get("annotations") or {}).get(APPROVED_ANNOTATION) != name
-        if name not in approved_at or str(pod["metadata"].get("creationTimestamp", "")) <= approved_at[name]
-    )
+    nudges: list[Nudge] = []
+    for name, pod in _unready_but_approved(scene):
+        nudged, at = nudged_before(pod, name)
+        if not nudged and str(pod["metadata"].get("creationTimestamp", "")) > approved_at.get(name, "~"):
+            continue  # it has found its approval at its start
+        if nudged < _MOST_NUDGES and scene.now >= at + NUDGE_SECONDS:
+            nudges.append(Nudge(pod, nudge_annotations(name, nudged + 1, scene.now)))
+    return tuple(nudges)
+
+
+def _unready_but_approved(scene: Scene) -> Iterator[tuple[str, Manifest]]:
+    """Pods whose descriptor is in force and that take no requests yet, each with the descriptor's name."""
+    for component, name in scene.config_maps.items():
+        if component != TILES and scene.record.in_force.get(component) == name:
+            for pod in pods_of(scene.live, component, name):
+                if not is_ready(pod):
+                    yield name, pod
+
+
+def _is_nudging(scene: Scene) -> bool:
+    """Whether pods were nudged that may have to be again."""
+    return any(0 < nudged_before(pod, name)[0] < _MOST_NUDGES for name, pod in _unready_but_approved(scene))
 
 
 def _trouble(scene: Scene, *components: str) -> str:

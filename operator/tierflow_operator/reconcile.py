@@ -28,7 +28,7 @@ from tierflow_operator.kube_errors import (
 )
 from tierflow_operator.logs import set_epoch
 from tierflow_operator.metering import PrometheusMetering
-from tierflow_operator.moves import Nudge, Scene, Stage, Steps, next_steps
+from tierflow_operator.moves import NUDGE_SECONDS, Nudge, Scene, Stage, Steps, next_steps
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.prometheus import PrometheusSettings
@@ -279,7 +279,7 @@ class PipelineReconciler:
 
     def _next_look(self, world: World) -> float | None:
         if world.steps is not None and world.steps.stage is not Stage.SETTLED:
-            return _MOVING_SECONDS
+            return NUDGE_SECONDS if world.steps.nudges or world.steps.nudging else _MOVING_SECONDS
         waits = (world.again_after, self._metering.period(world.pipeline))
         return min((wait for wait in waits if wait is not None), default=None)
 

@@ -116,9 +116,18 @@ class HostClient:
 
 
 class Load:
-    """Clients that ask one request after the other, in the background; a context manager."""
+    """Clients that ask one request after the other, in the background; a context manager.
 
-    def __init__(self, address: str, pipeline: str, task: Task, clients: int = 2) -> None:
+    Args:
+        address: Where.
+        pipeline: Whom.
+        task: What.
+        clients: How many.
+        every: Each client's seconds from one request to the next, where answers come sooner; 0 is as fast as they come.
+    """
+
+    def __init__(self, address: str, pipeline: str, task: Task, clients: int = 2, every: float = 0.0) -> None:
+        self._every = every
         self._clients = [HostClient(address, pipeline, task) for _ in range(clients)]
         self._stop = threading.Event()
         self._outcomes: list[Outcome] = []
@@ -163,7 +172,9 @@ class Load:
         return statistics.quantiles(seconds, n=100, method="inclusive")[round(part * 100) - 1]
 
     def _run(self, client: HostClient) -> None:
-        while not self._stop.wait(_PAUSE_SECONDS):
+        due = time.monotonic()
+        while not self._stop.wait(max(_PAUSE_SECONDS, due - time.monotonic())):
+            due = time.monotonic() + self._every
             self._outcomes.append(client.ask())
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
 _APPROVAL_CHECK_SECONDS = 0.05
+_PREVIOUS_AFTER_SECONDS = 2.0
 _IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 
@@ -176,8 +177,12 @@ class Worker:
         approval = self._settings.approval_file
         if approval is None:
             await become_ready()
-        background = [asyncio.ensure_future(self._keep_house()), *self._measuring()]
+        taking_over = asyncio.Event()
+        if approval is None:
+            taking_over.set()
+        background = [asyncio.ensure_future(self._keep_house(taking_over)), *self._measuring()]
         if approval is not None and await self._is_approved(approval):
+            taking_over.set()
             await become_ready()
         await self._stop.wait()
         for task in background:
@@ -221,7 +226,10 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("measuring ended", error=repr(error))
 
-    async def _keep_house(self) -> None:
+    async def _keep_house(self, taking_over: asyncio.Event) -> None:
+        # Others that start with this worker load what they will serve; what is only for the time of a switch can wait.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(taking_over.wait(), _PREVIOUS_AFTER_SECONDS)
         for place in range(1, len(self._descriptor.segments)):
             try:
                 await self._load(place)

@@ -11,6 +11,7 @@ from factories.simulated_cluster import BAD, names_of
 from tierflow.network import MEGABIT, Link
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.checks import workers_told
+from tierflow_operator.moves import NUDGE_SECONDS
 from tierflow_operator.pods import Manifest, Release
 
 DEADLINE = 120
@@ -217,6 +218,29 @@ def test_the_check_of_a_plan_that_leaves_a_tier_which_nobody_reaches_runs_elsewh
     bench.run()
     assert bench.epoch == 2
     assert bench.cluster.condition("Ready")["status"] == "True"
+
+
+def test_a_pod_that_is_approved_is_told_so_a_few_times_until_it_is_ready() -> None:
+    bench = settled()
+    bench.cluster.writes.clear()
+    bench.cut(3, 1)
+
+    def told() -> int:
+        return sum(write.startswith("annotate Pod small-edge-") for write in bench.cluster.writes)
+
+    for _ in range(400):
+        bench.reconcile()
+        if told():
+            break
+        bench.cluster.tick()
+    assert bench.reconcile() == NUDGE_SECONDS
+    assert told() == 1
+    for _ in range(10):
+        bench.now += NUDGE_SECONDS
+        bench.reconcile()
+    assert told() == 5
+    bench.run()
+    assert bench.epoch == 2
 
 
 @pytest.mark.parametrize(
