@@ -109,6 +109,26 @@ def test_a_worker_that_waits_for_its_approval_stops_when_asked(
     assert "ready" not in events(worker)
 
 
+@pytest.mark.parametrize("approved", [False, True])
+def test_a_previous_segment_is_loaded_last_but_needs_no_approval(start: Start, tmp_path: Path, approved: bool) -> None:
+    uri = str(saved(convolutions(), tmp_path))
+    model = open_model(uri)
+    count = len(model.graph.layers)
+    whole, tail = (
+        segments_of(model.graph, (Tier.DEVICE,) * place + (Tier.CLOUD,) * (count - place))[2]
+        for place in (0, count - 1)
+    )
+    segments = [segment_descriptor(model, segment) for segment in (whole, tail)]
+    worker = start(worker_descriptor(model, uri, Tier.CLOUD, segments), approval_file=tmp_path / "approved")
+    worker.wait_for("waiting for approval")
+    if approved:
+        (tmp_path / "approved").touch()
+        worker.wait_ready()
+    worker.wait_for("segment loaded", count=2)
+    loaded = [line["segment"] for line in worker.lines if line["event"] == "segment loaded"]
+    assert loaded == [segment.id for segment in segments]
+
+
 def test_tile_workers_and_standbys_wait_for_their_approval_too(start: Start, tmp_path: Path) -> None:
     uri = str(saved(residual(), tmp_path))
     model = open_model(uri)
