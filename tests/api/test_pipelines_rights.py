@@ -80,7 +80,7 @@ def test_the_rights_of_the_chart_suffice_for_a_pipelines_whole_life(
         served.wait_settled(epoch=2)
         kubelet.verdict = lambda _: dict(MISMATCH)
         served.cut("layer1.0/relu", "layer3.0/relu")
-        wait_for("the move to be given up", lambda: served.status["decisions"][0]["decision"] == "Rollback")
+        served.wait_given_up()
         events = control_plane.api.items(f"/apis/events.k8s.io/v1/namespaces/{own}/events")
         assert any(entry["regarding"]["kind"] == "InferencePipeline" for entry in events)
         served.delete()

@@ -91,6 +91,15 @@ class ServedPipeline:
         self._wait(f"epoch {epoch}" if epoch else "a plan in force", is_there, seconds)
         return self.status
 
+    def wait_given_up(self) -> Manifest:
+        """Waits until a move was given up; returns that decision, which others may have followed since."""
+
+        def rollbacks() -> list[Manifest]:
+            return [entry for entry in self.status["decisions"] if entry["decision"] == "Rollback"]
+
+        wait_for("the move to be given up", rollbacks, seconds=120)
+        return rollbacks()[0]
+
     def wait_condition(self, kind: str, *, status: str = "True", reason: str = "", seconds: float = 120.0) -> Manifest:
         """Waits for a condition; it."""
 
