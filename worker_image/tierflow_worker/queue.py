@@ -36,12 +36,14 @@ class _Job:
 
     Attributes:
         done: Its result, the seconds that it took, and those of them that the thread computed.
+        has_ended: Whether it has ended, as far as the event loop knows.
         ended: Is set when it has ended, where somebody waits for that alone.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[tuple[Any, float, float]] = self.loop.create_future()
+        self.has_ended = False
         self.ended: asyncio.Event | None = None
         self._work = work
 
@@ -59,6 +61,7 @@ class _Job:
             self.loop.call_soon_threadsafe(self._finish, result, spent, error)
 
     def _finish(self, result: Any, spent: tuple[float, float], error: BaseException | None) -> None:
+        self.has_ended = True
         if self.ended is not None:
             self.ended.set()
         if self.done.done():
@@ -186,7 +189,8 @@ class ComputeQueue:
         try:
             return await job.done
         except asyncio.CancelledError:
-            job.ended = asyncio.Event()
-            cancel()
-            await job.ended.wait()
+            if not job.has_ended:  # it may have, between the request's being cancelled and this
+                job.ended = asyncio.Event()
+                cancel()
+                await job.ended.wait()
             raise

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,32 @@ def test_cancelled_while_running_it_is_ended_before_the_next_begins() -> None:
             await first
         await second
         assert events == ["ended", "next"]
+        queue.close()
+
+    run(check)
+
+
+def test_cancelled_in_the_moment_in_which_its_work_ends_it_does_not_wait_for_that_any_more() -> None:
+    async def check() -> None:
+        queue, gate, handed_over = ComputeQueue(10), threading.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+        hand_over = loop.call_soon_threadsafe
+
+        def noted(*call: Any) -> asyncio.Handle:
+            handle = hand_over(*call)
+            handed_over.set()
+            return handle
+
+        ending = asyncio.ensure_future(queue.run(gate.wait, cancel=nothing))
+        await settle()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", noted)
+            gate.set()
+            assert handed_over.wait(30)  # the loop, which stands still here, hears of the end after the cancellation
+        ending.cancel()
+        await asyncio.wait((ending,), timeout=10)
+        assert ending.cancelled()
+        assert (await queue.run(lambda: "next", cancel=nothing))[0] == "next"
         queue.close()
 
     run(check)
