@@ -83,14 +83,17 @@ def test_a_worker_that_is_killed_costs_no_request(
 
 
 def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, task: Task) -> None:
-    moves = []
+    def move_to(last_edge_layer: str) -> float:
+        """Asks for a cut; returns the seconds from the decision until it was in force."""
+        epoch = resnet18.epoch
+        cut = {"deviceLastLayer": "maxpool", "edgeLastLayer": last_edge_layer}
+        resnet18.apply(planning={"mode": "Manual", "manual": cut})
+        resnet18.wait_epoch(epoch)
+        return resnet18.moved_within()
+
+    at_rest = [move_to(cut) for cut in reversed(_CUTS)]
     with Load(address, resnet18.name, task, every=_EVERY_SECONDS) as load:
-        for number in range(_REPLANS):
-            epoch = resnet18.epoch
-            cut = {"deviceLastLayer": "maxpool", "edgeLastLayer": _CUTS[number % 2]}
-            resnet18.apply(planning={"mode": "Manual", "manual": cut})
-            resnet18.wait_epoch(epoch)
-            moves.append(resnet18.moved_within())
+        moves = [move_to(_CUTS[number % 2 - 1]) for number in range(_REPLANS)]
     note(
         "ten plans in a row",
         requests_per_second=2 / _EVERY_SECONDS,
@@ -98,6 +101,7 @@ def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, ta
         failed=len(load.failed),
         wrong=len(load.wrong),
         decision_to_in_force_seconds=moves,
+        decision_to_in_force_without_load_seconds=at_rest,
         p50_seconds=round(load.quantile(0.5), 3),
         p99_seconds=round(load.quantile(0.99), 3),
     )
