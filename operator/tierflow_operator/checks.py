@@ -33,10 +33,6 @@ from tierflow_operator.render import metadata_of, with_content_hash
 
 CHECK: Final = "check"
 """The component of the pod that checks."""
-APPROVED_ANNOTATION: Final = "tierflow.dev/approved"
-"""On a pod whose approval is new: what changes a pod has the kubelet look at its volumes at once."""
-NUDGED_ANNOTATION: Final = "tierflow.dev/nudged"
-"""On such a pod: how often it was changed for that, and when last, in seconds of the Unix epoch."""
 WORKERS_ANNOTATION: Final = "tierflow.dev/workers"
 """On the pod that checks: whom it asks, once that is known."""
 
@@ -158,21 +154,6 @@ def check_pod(
     if workers is not None:
         metadata["annotations"] = metadata.get("annotations", {}) | workers_annotation(workers)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}
-
-
-def nudge_annotations(approved: str, count: int, now: float) -> dict[str, str]:
-    """What a pod gets whose descriptor was approved: which one, how often it has been told now, and when."""
-    return {APPROVED_ANNOTATION: approved, NUDGED_ANNOTATION: f"{count} {now:.2f}"}
-
-
-def nudged_before(pod: Manifest, approved: str) -> tuple[int, float]:
-    """How often a pod was told of an approval, and when last; none where that can't be read."""
-    annotations = pod["metadata"].get("annotations") or {}
-    count, _, at = str(annotations.get(NUDGED_ANNOTATION, "")).partition(" ")
-    try:
-        return (int(count), float(at)) if annotations.get(APPROVED_ANNOTATION) == approved else (0, 0.0)
-    except ValueError:
-        return 0, 0.0
 
 
 def workers_annotation(workers: Mapping[Tier, str]) -> dict[str, str]:

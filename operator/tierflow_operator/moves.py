@@ -8,22 +8,18 @@ doesn't know its boundary. Contract: what is of no more use is deleted.
 Pure: `next_steps` says what can be done now, from what is there; the same again after anything that happened between.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-from tierflow.manifest import InferencePipeline
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.checks import (
     CHECK,
     CheckState,
-    approval,
     check_pod,
-    nudge_annotations,
-    nudged_before,
     place_of,
     read_check,
     subject_of,
@@ -32,25 +28,21 @@ from tierflow_operator.checks import (
 )
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, changes
-from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest, Release
+from tierflow_operator.nudges import Nudge, is_nudging, to_nudge
+from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest
 from tierflow_operator.record import Record
 from tierflow_operator.render import component_of, config_map_of, descriptors_named
 from tierflow_operator.rollout import (
     address_of,
     deployments_of,
     failure_of,
-    is_complete,
-    is_ready,
     pods_of,
-    serve_alone,
     trouble_of,
     used_config_maps,
 )
+from tierflow_operator.scene import Scene
 
 _REPLICAS: Final = "spec.replicas"
-_MOST_NUDGES: Final = 5
-NUDGE_SECONDS: Final = 0.2
-"""After so long a pod that was nudged and isn't ready yet is nudged again, a few times."""
 
 
 class Stage(StrEnum):
@@ -79,81 +71,6 @@ class Failure:
 
     reason: FailureReason
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Nudge:
-    """A pod, and annotations for it: changing a pod has its kubelet look at its volumes at once."""
-
-    pod: Manifest
-    annotations: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the steps are decided from.
-
-    Attributes:
-        pipeline: What the user wants.
-        release: The workers' image.
-        wanted: What `render` made of the target plan and the descriptors in force.
-        live: All objects of the pipeline, its pods included.
-        record: What is remembered; written before anything that follows from it.
-        unavailable: Tiers that can compute nothing now: nothing is waited for there.
-        cut_off: Tiers that don't answer everybody who asks.
-        now: Seconds of the Unix epoch.
-    """
-
-    pipeline: InferencePipeline
-    release: Release
-    wanted: tuple[Manifest, ...]
-    live: tuple[Manifest, ...]
-    record: Record
-    unavailable: frozenset[Tier]
-    cut_off: frozenset[Tier]
-    now: float
-
-    @property
-    def config_maps(self) -> dict[str, str]:
-        """By component, the ConfigMap with the wanted descriptor."""
-        return {component: config_map_of(entry) for component, entry in deployments_of(self.wanted).items()}
-
-    @property
-    def parts(self) -> tuple[Tier, ...]:
-        """The tiers that take part in the target plan, device first."""
-        return tuple(tier for tier in TIERS if self.record.target.plan.segment(tier).segment.takes_part)
-
-    @property
-    def approvals(self) -> tuple[Manifest, ...]:
-        """Those that there should be: of all wanted descriptors that are in force."""
-        return tuple(
-            approval(self.pipeline, component, name)
-            for component, name in self.config_maps.items()
-            if component != TILES and self.record.in_force.get(component) == name
-        )
-
-    def has_arrived(self, component: str) -> bool:
-        """Whether a component's workers all serve what is wanted; never waited for where nothing can run."""
-        if component in self.unavailable or (component == TILES and Tier.EDGE in self.unavailable):
-            return True
-        deployment = deployments_of(self.live).get(component)
-        wanted = self.config_maps[component]
-        return deployment is not None and config_map_of(deployment) == wanted and is_complete(deployment)
-
-    def has_taken_over(self, component: str) -> bool:
-        """Whether requests meet only workers that serve what is wanted.
-
-        The pods say so a moment before their Deployment's status does.
-        """
-        if self.has_arrived(component):
-            return True
-        deployment = deployments_of(self.live).get(component)
-        wanted = self.config_maps[component]
-        return (
-            deployment is not None
-            and config_map_of(deployment) == wanted
-            and serve_alone(self.live, component, wanted, deployment["spec"].get("replicas", 1))
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +104,7 @@ def next_steps(scene: Scene) -> Steps:
     if applied:
         names = ", ".join(dict.fromkeys(change.key[2] for change in applied if change.key[0] == "Deployment"))
         stage = Stage.ROLLING_OUT if scene.record.settled else Stage.EXPANDING
-        return Steps(scene.record, stage, f"applies {names or 'objects'}", applied, _to_nudge(scene))
+        return Steps(scene.record, stage, f"applies {names or 'objects'}", applied, to_nudge(scene))
     if not scene.record.settled:
         return _expired(scene, _move(scene))
     return _settled(scene, held)
@@ -330,7 +247,7 @@ def _switch(scene: Scene) -> Steps:
         # The next one need not wait for the rollout's status, only its end does.
         if not (scene.has_taken_over(tier) if tier is not scene.parts[0] else scene.has_arrived(tier)):
             message = f"waits until the {tier} serves the new plan{_trouble(scene, tier)}"
-            return Steps(record, Stage.SWITCHING, message, nudges=_to_nudge(scene), nudging=_is_nudging(scene))
+            return Steps(record, Stage.SWITCHING, message, nudges=to_nudge(scene), nudging=is_nudging(scene))
     done = msgspec.structs.replace(
         record,
         target=record.target.taking_over(scene.now),
@@ -367,7 +284,7 @@ def _settled(scene: Scene, held: bool) -> Steps:
     late = [component for component in scene.config_maps if not scene.has_arrived(component)]
     if held or late:
         message = f"replaces workers of {', '.join(late) or 'one tier after the other'}{_trouble(scene, *late)}"
-        return Steps(scene.record, Stage.ROLLING_OUT, message, tuple(deleted), _to_nudge(scene))
+        return Steps(scene.record, Stage.ROLLING_OUT, message, tuple(deleted), to_nudge(scene))
     message = f"epoch {scene.record.target.plan.epoch} is in force"
     return Steps(scene.record, Stage.SETTLED, message, tuple(deleted))
 
@@ -376,41 +293,6 @@ def _removable(live: Iterable[Manifest]) -> list[Manifest]:
     """Objects of workers: not the record and what is known of the model."""
     components = {*TIERS, TILES}
     return [entry for entry in _considered(live) if component_of(entry) in components]
-
-
-def _to_nudge(scene: Scene) -> tuple[Nudge, ...]:
-    """Pods that don't know yet that they are approved: those that were there before their approval.
-
-    The kubelet that sees a changed pod asks it at once whether it is ready, mounts what is new only then, and asks
-    again a second later; unless the pod has changed once more meanwhile.
-    """
-    approved_at = {
-        entry["metadata"]["name"].removesuffix(APPROVAL_SUFFIX): str(entry["metadata"].get("creationTimestamp", ""))
-        for entry in scene.live
-        if entry["kind"] == "ConfigMap" and entry["metadata"]["name"].endswith(APPROVAL_SUFFIX)
-    }
-    nudges: list[Nudge] = []
-    for name, pod in _unready_but_approved(scene):
-        nudged, at = nudged_before(pod, name)
-        if not nudged and str(pod["metadata"].get("creationTimestamp", "")) > approved_at.get(name, "~"):
-            continue  # it has found its approval at its start
-        if nudged < _MOST_NUDGES and scene.now >= at + NUDGE_SECONDS:
-            nudges.append(Nudge(pod, nudge_annotations(name, nudged + 1, scene.now)))
-    return tuple(nudges)
-
-
-def _unready_but_approved(scene: Scene) -> Iterator[tuple[str, Manifest]]:
-    """Pods whose descriptor is in force and that take no requests yet, each with the descriptor's name."""
-    for component, name in scene.config_maps.items():
-        if component != TILES and scene.record.in_force.get(component) == name:
-            for pod in pods_of(scene.live, component, name):
-                if not is_ready(pod):
-                    yield name, pod
-
-
-def _is_nudging(scene: Scene) -> bool:
-    """Whether pods were nudged that may have to be again."""
-    return any(0 < nudged_before(pod, name)[0] < _MOST_NUDGES for name, pod in _unready_but_approved(scene))
 
 
 def _trouble(scene: Scene, *components: str) -> str:

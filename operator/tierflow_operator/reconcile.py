@@ -28,12 +28,14 @@ from tierflow_operator.kube_errors import (
 )
 from tierflow_operator.logs import set_epoch
 from tierflow_operator.metering import PrometheusMetering
-from tierflow_operator.moves import NUDGE_SECONDS, Nudge, Scene, Stage, Steps, next_steps
+from tierflow_operator.moves import Stage, Steps, next_steps
+from tierflow_operator.nudges import NUDGE_SECONDS, Nudge
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.prometheus import PrometheusSettings
 from tierflow_operator.record import Record, name_of_record, read_record, record_manifest
 from tierflow_operator.render import descriptors_named, render
+from tierflow_operator.scene import Scene
 from tierflow_operator.settings import Settings
 from tierflow_operator.status import Problem, Standing, status_of, status_of_refused
 from tierflow_operator.telemetry import Telemetry

@@ -11,7 +11,7 @@ from factories.simulated_cluster import BAD, names_of
 from tierflow.network import MEGABIT, Link
 from tierflow.tiers import TIERS, Tier
 from tierflow_operator.checks import workers_told
-from tierflow_operator.moves import NUDGE_SECONDS
+from tierflow_operator.nudges import NUDGE_SECONDS
 from tierflow_operator.pods import Manifest, Release
 
 DEADLINE = 120
