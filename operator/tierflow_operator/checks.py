@@ -73,20 +73,16 @@ def place_of(workers: Mapping[str, WorkerDescriptor], network: Network, *, among
     """
 
     def seconds(tier: Tier) -> float:
-        there = [(Tier(part), descriptor.segments[0]) for part, descriptor in workers.items() if part != tier]
+        elsewhere = [(Tier(part), descriptor.segments[0]) for part, descriptor in workers.items() if part != tier]
         return sum(
-            network.link(min(part, tier, key=_rank), max(part, tier, key=_rank)).transfer_seconds(_crossing(segment))
-            for part, segment in there
+            network.link(*sorted((part, tier), key=TIERS.index)).transfer_seconds(_crossing(segment))
+            for part, segment in elsewhere
         )
 
     *others, best = among
     if best is Tier.CLOUD and Tier.EDGE in others and seconds(Tier.CLOUD) - seconds(Tier.EDGE) > _WORTH_SECONDS:
         return Tier.EDGE
     return best
-
-
-def _rank(tier: Tier) -> int:
-    return tier.rank
 
 
 def _crossing(segment: SegmentDescriptor) -> Bytes:
@@ -152,7 +148,7 @@ def check_pod(
     }
     metadata = metadata_of(pipeline, f"{pipeline.name}-{CHECK}-{name}", CHECK)
     if workers is not None:
-        metadata["annotations"] = metadata.get("annotations", {}) | workers_annotation(workers)
+        metadata["annotations"] = workers_annotation(workers)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}
 
 

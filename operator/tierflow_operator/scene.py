@@ -59,9 +59,8 @@ class Scene:
         """Whether a component's workers all serve what is wanted; never waited for where nothing can run."""
         if component in self.unavailable or (component == TILES and Tier.EDGE in self.unavailable):
             return True
-        deployment = deployments_of(self.live).get(component)
-        wanted = self.config_maps[component]
-        return deployment is not None and config_map_of(deployment) == wanted and is_complete(deployment)
+        deployment = self._wanted_deployment(component)
+        return deployment is not None and is_complete(deployment)
 
     def has_taken_over(self, component: str) -> bool:
         """Whether requests meet only workers that serve what is wanted.
@@ -70,10 +69,14 @@ class Scene:
         """
         if self.has_arrived(component):
             return True
-        deployment = deployments_of(self.live).get(component)
-        wanted = self.config_maps[component]
-        return (
-            deployment is not None
-            and config_map_of(deployment) == wanted
-            and serve_alone(self.live, component, wanted, deployment["spec"].get("replicas", 1))
+        deployment = self._wanted_deployment(component)
+        return deployment is not None and serve_alone(
+            self.live, component, self.config_maps[component], deployment["spec"].get("replicas", 1)
         )
+
+    def _wanted_deployment(self, component: str) -> Manifest | None:
+        """A component's live Deployment, where its pods are to serve what is wanted."""
+        deployment = deployments_of(self.live).get(component)
+        if deployment is None or config_map_of(deployment) != self.config_maps[component]:
+            return None
+        return deployment

@@ -132,8 +132,6 @@ def _check(
 
     route = route_of(known)
     tiers = tuple(stop.tier for stop in route)
-    if not isinstance(settings.workers, Path):
-        _check_workers(settings.workers, tiers)
     described = next(iter(known.values())).inputs
     arrays = sample_tensors(described)
     inputs = {tensor.name: from_array(tensor.name, tensor.dtype, arrays[tensor.name]) for tensor in described}
@@ -148,7 +146,7 @@ def _check(
         workers = settings.workers
         if isinstance(workers, Path):
             workers = await _told_workers(workers, deadline, pause)
-            _check_workers(workers, tiers)
+        _check_workers(workers, tiers)
         problem: TierflowError | None = None
         answer: dict[str, InferTensor] = {}
         try:

@@ -175,11 +175,10 @@ class Worker:
     async def _serve(self, become_ready: Callable[[], Awaitable[None]]) -> None:
         """Serves until asked to stop, ready once that is approved; loads previous segments, unloads them when idle."""
         approval = self._settings.approval_file
-        if approval is None:
-            await become_ready()
         taking_over = asyncio.Event()
         if approval is None:
             taking_over.set()
+            await become_ready()
         background = [asyncio.ensure_future(self._keep_house(taking_over)), *self._measuring()]
         if approval is not None and await self._is_approved(approval):
             taking_over.set()
