@@ -9,18 +9,19 @@ Rules for reading:
 3. Parameters that would change the answer's meaning and are not supported (shared memory, classification) are refused.
 """
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from tierflow.errors import IntegrityError, InvalidRequestError
-from tierflow.protocol import wire
+from tierflow.protocol import heads, wire
 from tierflow.protocol.elements import pack
+from tierflow.protocol.fields import MalformedError, tagged, take_out
 from tierflow.protocol.messages import (
     MOST_DIMENSIONS,
-    OIP_DTYPES,
+    SECONDS_PARAMETER,
     Data,
     InferRequest,
     InferResponse,
@@ -33,11 +34,10 @@ from tierflow.protocol.messages import (
 _RAW_INPUT_FIELD: Final = 7
 _RAW_OUTPUT_FIELD: Final = 6
 _ID_FIELD: Final = 3  # of both
-_LENGTH_DELIMITED: Final = 2
-_MOST_KNOWN_HEADS: Final = 64
-_LARGEST_KNOWN_HEAD: Final = 4096
-_FIXED_SIZES: Final = {1: 8, 5: 4}
-_MOST_FIELDS: Final = 65_536  # more top-level fields than this are an attack on memory, not a request
+_PARAMETER_FIELD: Final = 4  # of both
+_TAKEN_FROM_REQUESTS: Final = frozenset((_RAW_INPUT_FIELD, _ID_FIELD))
+_TAKEN_FROM_RESPONSES: Final = frozenset((_RAW_OUTPUT_FIELD, _ID_FIELD, _PARAMETER_FIELD))
+_DOUBLE: Final = struct.Struct("<d")
 _CONTENTS: Final = {
     "bool": "bool_contents", "string": "bytes_contents",
     "int8": "int_contents", "int16": "int_contents", "int32": "int_contents", "int64": "int64_contents",
@@ -46,8 +46,11 @@ _CONTENTS: Final = {
 }  # fmt: skip
 
 
-class _MalformedError(Exception):
-    """The bytes are no protobuf message; says where and why."""
+# How the seconds' entry of a response's parameters begins: its key, and the tag of a double.
+_SECONDS_HEAD: Final = (
+    tagged(1, len(SECONDS_PARAMETER)) + SECONDS_PARAMETER.encode() + tagged(2, 1 + _DOUBLE.size) + b"\x21"
+)
+_SECONDS_TAG: Final = tagged(_PARAMETER_FIELD, len(_SECONDS_HEAD) + _DOUBLE.size)
 
 
 def encode_request(request: InferRequest) -> bytes:
@@ -57,13 +60,8 @@ def encode_request(request: InferRequest) -> bytes:
 
 def request_parts(request: InferRequest) -> list[Data]:
     """As `encode_request`, in pieces, so that tensors need not be copied: they are among them as they are."""
-    head = wire.ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
-    for tensor in request.tensors:
-        head.inputs.add(name=tensor.name, datatype=OIP_DTYPES[tensor.dtype], shape=tensor.shape)
-    for name in request.outputs:
-        head.outputs.add(name=name)
-    _write_parameters(head.parameters, request.parameters)
-    return _splice(head.SerializeToString(), _RAW_INPUT_FIELD, request.tensors)
+    head = heads.said(request.model, request.version, request.tensors, request.outputs, request.parameters)
+    return _splice(heads.REQUESTS.write(head), request.id, _RAW_INPUT_FIELD, request.tensors)
 
 
 def decode_request(data: Data) -> InferRequest:
@@ -73,26 +71,25 @@ def decode_request(data: Data) -> InferRequest:
         InvalidRequestError: where the bytes are no such message, or one that isn't supported.
     """
     try:
-        rest, raw, named = _take_out(data, _RAW_INPUT_FIELD)
-        known = _known_heads.get(rest)
+        rest, taken = take_out(data, _TAKEN_FROM_REQUESTS)
+        raw = [content for field, content in taken if field == _RAW_INPUT_FIELD]
+        named = _id(taken)
+        known = heads.REQUESTS.read(rest)
         if known is not None and len(raw) == len(known.tensors):
-            return known.request(named, raw)
+            tensors = known.filled(raw)
+            return InferRequest(known.model, tensors, named, known.outputs, known.given_parameters(), known.version)
         head = _read_head(rest, wire.ModelInferRequest)
-    except _MalformedError as error:
+    except MalformedError as error:
         raise InvalidRequestError(f"no valid ModelInferRequest: {error}") from error
     for part in (*head.inputs, *head.outputs):
         refuse_unsupported(part.name, part.parameters)
-    request = InferRequest(
-        model=head.model_name,
-        version=head.model_version,
-        id=named,
-        tensors=_tensors(head.inputs, raw, "raw_input_contents"),
-        outputs=tuple(output.name for output in head.outputs),
-        parameters=_read_parameters(head.parameters),
-    )
-    if raw and len(rest) <= _LARGEST_KNOWN_HEAD:
-        _remember(rest, request)
-    return request
+    tensors = _tensors(head.inputs, raw, "raw_input_contents")
+    outputs = tuple(output.name for output in head.outputs)
+    parameters = _read_parameters(head.parameters)
+    if raw:
+        known = heads.said(head.model_name, head.model_version, tensors, outputs, parameters)
+        heads.REQUESTS.remember(rest, known)
+    return InferRequest(head.model_name, tensors, named, outputs, parameters, head.model_version)
 
 
 def encode_response(response: InferResponse) -> bytes:
@@ -102,11 +99,15 @@ def encode_response(response: InferResponse) -> bytes:
 
 def response_parts(response: InferResponse) -> list[Data]:
     """As `encode_response`, in pieces; see `request_parts`."""
-    head = wire.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
-    for tensor in response.tensors:
-        head.outputs.add(name=tensor.name, datatype=OIP_DTYPES[tensor.dtype], shape=tensor.shape)
-    _write_parameters(head.parameters, response.parameters)
-    return _splice(head.SerializeToString(), _RAW_OUTPUT_FIELD, response.tensors)
+    parameters = dict(response.parameters)
+    seconds = parameters.pop(SECONDS_PARAMETER, None)
+    if seconds is not None and not isinstance(seconds, float):
+        parameters[SECONDS_PARAMETER], seconds = seconds, None
+    head = heads.said(response.model, response.version, response.tensors, (), parameters)
+    parts = _splice(heads.RESPONSES.write(head), response.id, _RAW_OUTPUT_FIELD, response.tensors)
+    if seconds is not None:  # different in each response, and therefore not in its head
+        parts.append(_SECONDS_TAG + _SECONDS_HEAD + _DOUBLE.pack(seconds))
+    return parts
 
 
 def decode_response(data: Data) -> InferResponse:
@@ -116,127 +117,65 @@ def decode_response(data: Data) -> InferResponse:
         IntegrityError: where the bytes are no such message.
     """
     try:
-        rest, raw, named = _take_out(data, _RAW_OUTPUT_FIELD)
+        rest, taken = take_out(data, _TAKEN_FROM_RESPONSES)
+        raw = [content for field, content in taken if field == _RAW_OUTPUT_FIELD]
+        named = _id(taken)
+        others, seconds = _divide_parameters(taken)
+        rest += others
+        known = heads.RESPONSES.read(rest)
+        if known is not None and len(raw) == len(known.tensors):
+            tensors = known.filled(raw)
+            return InferResponse(known.model, tensors, named, known.given_parameters() | seconds, known.version)
         head = _read_head(rest, wire.ModelInferResponse)
         tensors = _tensors(head.outputs, raw, "raw_output_contents")
-    except (_MalformedError, InvalidRequestError) as error:
+    except (MalformedError, InvalidRequestError) as error:
         raise IntegrityError(f"the server's answer is no valid ModelInferResponse: {error}") from error
-    return InferResponse(
-        model=head.model_name,
-        version=head.model_version,
-        id=named,
-        tensors=tensors,
-        parameters=_read_parameters(head.parameters),
-    )
+    parameters = _read_parameters(head.parameters)
+    if raw:
+        heads.RESPONSES.remember(rest, heads.said(head.model_name, head.model_version, tensors, (), parameters))
+    return InferResponse(head.model_name, tensors, named, parameters | seconds, head.model_version)
 
 
-def _splice(head: bytes, field: int, tensors: Iterable[InferTensor]) -> list[Data]:
-    tag = bytes((field << 3 | _LENGTH_DELIMITED,))
+def _splice(head: bytes, named: str, field: int, tensors: Iterable[InferTensor]) -> list[Data]:
+    if named:
+        encoded = named.encode()
+        head += tagged(_ID_FIELD, len(encoded)) + encoded
     parts: list[Data] = [head]
     for tensor in tensors:
-        parts += (tag + _varint(len(tensor.data)), tensor.data)
+        parts += (tagged(field, len(tensor.data)), tensor.data)
     return parts
 
 
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+def _id(taken: Iterable[tuple[int, memoryview]]) -> str:
+    named = b""
+    for field, content in taken:
+        if field == _ID_FIELD:
+            named = bytes(content)
+    try:
+        return named.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"its id is no UTF-8: {error.reason}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownHead:
-    """What a request's bytes say beside its id and its tensors' contents."""
-
-    model: str
-    version: str
-    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
-    outputs: tuple[str, ...]
-    parameters: Mapping[str, Parameter]
-
-    def request(self, named: str, raw: Sequence[memoryview]) -> InferRequest:
-        tensors = tuple(InferTensor(*known, content) for known, content in zip(self.tensors, raw, strict=True))
-        return InferRequest(self.model, tensors, named, self.outputs, dict(self.parameters), self.version)
-
-
-_known_heads: dict[bytes, _KnownHead] = {}
-"""Requests differ in their contents and ids; what else they say is mostly the same bytes again, and read once."""
-
-
-def _remember(rest: bytes, request: InferRequest) -> None:
-    if len(_known_heads) >= _MOST_KNOWN_HEADS:
-        _known_heads.clear()
-    tensors = tuple((tensor.name, tensor.dtype, tensor.shape) for tensor in request.tensors)
-    _known_heads[rest] = _KnownHead(request.model, request.version, tensors, request.outputs, dict(request.parameters))
+def _divide_parameters(taken: Iterable[tuple[int, memoryview]]) -> tuple[bytes, dict[str, Parameter]]:
+    """Of the parameters of a response the bytes of those that belong to its head, and the seconds."""
+    others, seconds = b"", {}
+    size = len(_SECONDS_HEAD)
+    for field, content in taken:
+        if field != _PARAMETER_FIELD:
+            continue
+        if len(content) == size + _DOUBLE.size and content[:size] == _SECONDS_HEAD:
+            [seconds[SECONDS_PARAMETER]] = _DOUBLE.unpack(content[size:])
+        else:
+            others += tagged(_PARAMETER_FIELD, len(content)) + bytes(content)
+    return others, seconds
 
 
 def _read_head(rest: bytes, message: Any) -> Any:
     try:
         return message.FromString(rest)
     except DecodeError as error:
-        raise _MalformedError(str(error) or "its fields can't be read") from error
-
-
-def _take_out(data: Data, raw_field: int) -> tuple[bytes, list[memoryview], str]:
-    """Walks over the top level: all but the field `raw_field` and the id, the field's contents, and the id."""
-    view = memoryview(data)
-    rest: list[memoryview] = []
-    raw: list[memoryview] = []
-    named: memoryview | None = None
-    place, kept, fields, end = 0, 0, 0, len(data)
-    while place < end:
-        fields += 1
-        if fields > _MOST_FIELDS:
-            raise _MalformedError(f"more than {_MOST_FIELDS} fields")
-        began = place
-        tag, place = _read_varint(data, place)
-        number, kind = tag >> 3, tag & 7
-        if kind != _LENGTH_DELIMITED:
-            if number in (raw_field, _ID_FIELD, 0):
-                raise _MalformedError(f"field {number} at byte {began} has the wire type {kind}")
-            place = _skip(data, place, kind)
-            continue
-        length, start = _read_varint(data, place)
-        place = start + length
-        if place > end:
-            raise _MalformedError(f"field {number} at byte {began} says {length} bytes where {end - start} are left")
-        if number in (raw_field, _ID_FIELD):
-            rest.append(view[kept:began])
-            kept = place
-            if number == raw_field:
-                raw.append(view[start:place])
-            else:
-                named = view[start:place]
-    rest.append(view[kept:end])
-    try:
-        return b"".join(rest), raw, "" if named is None else bytes(named).decode()
-    except UnicodeDecodeError as error:
-        raise _MalformedError(f"its id is no UTF-8: {error.reason}") from error
-
-
-def _skip(data: Data, place: int, kind: int) -> int:
-    """The place behind a scalar field's value."""
-    if kind == 0:
-        return _read_varint(data, place)[1]
-    size = _FIXED_SIZES.get(kind)
-    if size is None:
-        raise _MalformedError(f"the wire type {kind} at byte {place}")
-    if place + size > len(data):
-        raise _MalformedError("a field is cut short")
-    return place + size
-
-
-def _read_varint(data: Data, place: int) -> tuple[int, int]:
-    """A varint of at most 64 bits, and the place behind it."""
-    value = 0
-    for offset, byte in enumerate(data[place : place + 10]):
-        value |= (byte & 0x7F) << 7 * offset
-        if byte < 0x80:
-            return value, place + offset + 1
-    raise _MalformedError(f"a number at byte {place} is cut short or too long")
+        raise MalformedError(str(error) or "its fields can't be read") from error
 
 
 def _tensors(described: Sequence[Any], raw: Sequence[memoryview], field: str) -> tuple[InferTensor, ...]:
@@ -269,19 +208,6 @@ def _typed_contents(part: Any, dtype: str) -> bytes:
                 subject=part.name,
             )
     return pack(dtype, list(getattr(part.contents, wanted)), tensor=part.name) if wanted else b""
-
-
-def _write_parameters(target: Any, parameters: Mapping[str, Parameter]) -> None:
-    for name, value in parameters.items():
-        match value:
-            case bool():
-                target[name].bool_param = value
-            case int():
-                target[name].int64_param = value
-            case float():
-                target[name].double_param = value
-            case str():
-                target[name].string_param = value
 
 
 def _read_parameters(parameters: Mapping[str, Any]) -> dict[str, Parameter]:

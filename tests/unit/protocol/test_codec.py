@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tierflow.errors import IntegrityError, InvalidRequestError
-from tierflow.protocol import codec, wire
+from tierflow.protocol import heads, wire
 from tierflow.protocol.codec import decode_request, decode_response, encode_request, encode_response
 from tierflow.protocol.messages import OIP_DTYPES, InferRequest, InferResponse, InferTensor
 
@@ -245,7 +245,7 @@ def test_many_kinds_of_requests_are_read_without_being_kept() -> None:
     for number in range(300):
         request = InferRequest(f"m{number}", (InferTensor("x", "uint8", (1,), b"x"),), "r")
         assert decode_request(encode_request(request)) == request
-    assert len(codec._known_heads) <= codec._MOST_KNOWN_HEADS
+    assert len(heads.REQUESTS) <= heads.MOST_KNOWN
 
 
 def test_an_id_that_is_no_text_is_refused() -> None:
