@@ -4,14 +4,23 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from tierflow.protocol.messages import Data
+from tierflow_worker.prompt import Prompt
 from tierflow_worker.rpc import frames
 from tierflow_worker.rpc.connection import OWN_SETTINGS, Connection
 from tierflow_worker.rpc.frames import PREFACE, Kind, Reason, Setting
-from tierflow_worker.rpc.headers import Headers, encode, literal, read_message, read_metadata, write_timeout
+from tierflow_worker.rpc.headers import (
+    ANNOUNCED,
+    Headers,
+    encode,
+    literal,
+    read_message,
+    read_metadata,
+    write_timeout,
+)
 from tierflow_worker.rpc.status import Code, RpcError
 from tierflow_worker.rpc.streams import Stream
 
@@ -22,6 +31,7 @@ _KEEPALIVE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 5.0
 """After so long without a byte the server is asked whether it is there, and for so long it may take to say so."""
 
+_ANNOUNCED: Final = literal(ANNOUNCED, "1")
 _PING: Final = b"tierflow"
 _RESET_CODES: Final = {
     Reason.NO_ERROR: Code.INTERNAL,
@@ -69,13 +79,28 @@ class Channel:
             RpcError: UNAVAILABLE where the server can't be reached or the connection was lost, DEADLINE_EXCEEDED, or
                 what the server answered.
         """
-        if timeout is None:
-            return await self._call(path, list(parts), None)
+        return await _within(timeout, self._call(path, list(parts), timeout))
+
+    def announce(self, path: str, beginning: Data, size: int, *, timeout: float | None = None) -> "Announced | None":
+        """Calls a method with a message of which only the beginning is known yet; the rest is sent by `Announced.send`.
+
+        Args:
+            path: `/package.Service/Method`.
+            beginning: The message's first bytes.
+            size: Of the whole message, in bytes.
+            timeout: Seconds until the answer is of no use any more; the server is told.
+
+        Returns:
+            The call; None where it can't be made at once, and should be made once the message is whole.
+        """
+        connection = self._connection
+        if connection is None or not connection.usable or size > self._max_message_bytes:
+            return None
+        block = self._timed_block(path, timeout) + _ANNOUNCED
         try:
-            async with asyncio.timeout(timeout):
-                return await self._call(path, list(parts), timeout)
-        except TimeoutError as error:
-            raise RpcError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from error
+            return Announced(connection, connection.open(block, [beginning], self._max_message_bytes, size=size))
+        except RpcError:
+            return None
 
     async def close(self) -> None:
         """Ends the connections, and the calls on them."""
@@ -96,15 +121,14 @@ class Channel:
         connection = self._connection
         if connection is None or not connection.usable:
             connection = await self._connect()
+        return await connection.answer(
+            connection.open(self._timed_block(path, timeout), parts, self._max_message_bytes)
+        )
+
+    def _timed_block(self, path: str, timeout: float | None) -> bytes:
+        """The headers of a call."""
         block = self._block(path)
-        if timeout is not None:
-            block += literal("grpc-timeout", write_timeout(timeout))
-        stream = connection.open(block, parts, self._max_message_bytes)
-        try:
-            return await stream.answer
-        except asyncio.CancelledError:
-            connection.abandon(stream)
-            raise
+        return block if timeout is None else block + literal("grpc-timeout", write_timeout(timeout))
 
     def _block(self, path: str) -> bytes:
         known = self._blocks.get(path)
@@ -167,12 +191,23 @@ class Channel:
         return [(family, address) for family, _, _, _, address in found]
 
 
+async def _within(timeout: float | None, answer: Awaitable[memoryview]) -> memoryview:
+    """An answer, where it comes in time."""
+    if timeout is None:
+        return await answer
+    try:
+        async with asyncio.timeout(timeout):
+            return await answer
+    except TimeoutError as error:
+        raise RpcError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from error
+
+
 class Asked(Stream):
     """A call that was made."""
 
     def __init__(self, number: int, window: int, most_bytes: int) -> None:
         super().__init__(number, window, most_bytes)
-        self.answer: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
+        self.answer: Prompt[memoryview] = Prompt()
         self.status = ""
 
     def fail(self, code: Code, details: str) -> None:
@@ -183,6 +218,36 @@ class Asked(Stream):
         """Ends the call without an answer."""
         if not self.answer.done():
             self.answer.set_exception(error)
+
+
+class Announced:
+    """A call whose message's beginning was sent, and whose rest is still to be."""
+
+    def __init__(self, connection: "ClientConnection", stream: Asked) -> None:
+        self._connection = connection
+        self._stream = stream
+        self.sent = False
+        """Whether the rest was sent as well."""
+
+    def send(self, rest: Iterable[Data]) -> None:
+        """Sends the rest of the message; not where the call has failed, or the connection was lost: see `sent`."""
+        if not self.sent and self._connection.is_under_way(self._stream):
+            self._connection.go_on(self._stream, rest)
+            self.sent = True
+
+    async def answer(self, *, timeout: float | None = None) -> memoryview:
+        """Waits for the answer, once all was sent.
+
+        Raises:
+            RpcError: as `Channel.unary`.
+        """
+        return await _within(timeout, self._connection.answer(self._stream))
+
+    def abandon(self) -> None:
+        """Tells the server that the rest will not come; does nothing once it was sent, or the call has failed."""
+        if not self.sent:
+            self._connection.abandon(self._stream)
+            self._stream.answer.cancel()
 
 
 class ClientConnection(Connection[Asked]):
@@ -204,17 +269,38 @@ class ClientConnection(Connection[Asked]):
         """Whether calls can be made on it."""
         return not (self.closed or self._gone_away) and self._next < frames.LARGEST_WINDOW
 
-    def open(self, block: bytes, parts: list[Data], most_bytes: int) -> Asked:
-        """Makes a call."""
+    def open(self, block: bytes, parts: list[Data], most_bytes: int, *, size: int | None = None) -> Asked:
+        """Makes a call; `size` is the whole message's in bytes, where `parts` are not all of it."""
         if len(self.streams) >= self._most_streams:
             raise RpcError(Code.UNAVAILABLE, f"{len(self.streams)} calls are under way, which is the server's limit")
         stream = Asked(self._next, self._first_window, most_bytes)
         self._next += 2
         self.streams[stream.number] = stream
-        stream.say(parts, last=True)
+        stream.say(parts, last=size is None, size=size)
         head = frames.head(len(block), Kind.HEADERS, frames.END_HEADERS, stream.number)
         self.pump(stream, (head, block))
         return stream
+
+    def is_under_way(self, stream: Asked) -> bool:
+        """Whether a call was neither answered nor given up."""
+        return stream.number in self.streams
+
+    def go_on(self, stream: Asked, parts: Iterable[Data]) -> None:
+        """Sends the rest of a call's message."""
+        stream.say_on(parts)
+        self.pump(stream)
+
+    async def answer(self, stream: Asked) -> memoryview:
+        """Waits for a call's answer; tells the server where nobody waits any more.
+
+        Raises:
+            RpcError: where there is none.
+        """
+        try:
+            return await stream.answer
+        except asyncio.CancelledError:
+            self.abandon(stream)
+            raise
 
     def abandon(self, stream: Asked) -> None:
         """Tells the server that nobody waits for an answer any more."""
@@ -300,6 +386,7 @@ class ClientConnection(Connection[Asked]):
         del self.streams[stream.number]
         if not stream.ended:
             self.send((frames.reset(stream.number, Reason.NO_ERROR),))
+        self._leave_when_done()
         body = stream.incoming.body
         status = trailers.get("grpc-status")
         if status is None and stream.status != "200":
@@ -311,7 +398,6 @@ class ClientConnection(Connection[Asked]):
             stream.fail(Code.INTERNAL, "the answer has no message that can be read")
         elif not stream.answer.done():
             stream.answer.set_result(body)
-        self._leave_when_done()
 
     def _leave_when_done(self) -> None:
         if self._gone_away and not self.streams:

@@ -1,7 +1,7 @@
 """One HTTP/2 connection: frames in and out, windows, pings. What is said on it is its subclasses' business."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 from tierflow.protocol.messages import Data
@@ -90,13 +90,12 @@ class Connection(Wire, Generic[OneStream]):
 
     # Sending.
 
-    def pump(self, stream: OneStream, first: Iterable[Data] = ()) -> None:
+    def pump(self, stream: OneStream, first: Sequence[Data] = ()) -> None:
         """Sends what a stream has to say, as far as the peer takes it; before it the bytes `first`."""
         made, spent = stream.frames(self._window, self._most_frame)
         self._window -= spent
-        parts = [*first, *made]
-        if parts:
-            self.send(parts)
+        if first or made:
+            self.send([*first, *made])
         if stream.ended:
             self.on_ended(stream)
 
@@ -207,7 +206,10 @@ class Connection(Wire, Generic[OneStream]):
             return False
         payload = bytes(self._buffer[place + frames.HEAD_BYTES : end])
         self._begin = end
-        self._on_frame(kind, flags, number, payload)
+        if kind == Kind.HEADERS and not flags & frames.PADDED_OR_PRIORITY:  # as most are
+            self._on_block(number, flags, payload)
+        else:
+            self._on_frame(kind, flags, number, payload)
         return True
 
     def _read_preface(self, there: int) -> bool:

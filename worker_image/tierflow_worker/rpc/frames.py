@@ -19,6 +19,7 @@ ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY_GIVEN: Final = 0x20
+PADDED_OR_PRIORITY: Final = PADDED | PRIORITY_GIVEN
 
 
 class Kind(IntEnum):

@@ -16,6 +16,9 @@ from tierflow_worker.rpc.status import Metadata
 
 Headers = dict[str, str]
 
+ANNOUNCED: Final = "tierflow-announced"
+"""The header of a call whose message begins long before its rest comes, so that the server can prepare for it."""
+
 LARGEST_LIST: Final = 16_384
 """Bytes of headers that are accepted, uncompressed."""
 

@@ -10,9 +10,10 @@ from typing import Final
 
 from tierflow.protocol.messages import Data
 from tierflow_worker.rpc import frames
+from tierflow_worker.rpc.coming import Coming
 from tierflow_worker.rpc.connection import OWN_SETTINGS, Connection
 from tierflow_worker.rpc.frames import PREFACE, BrokenConnectionError, Reason, Setting
-from tierflow_worker.rpc.headers import Headers, encode, literal, read_timeout, write_message, write_metadata
+from tierflow_worker.rpc.headers import ANNOUNCED, Headers, encode, literal, read_timeout, write_message, write_metadata
 from tierflow_worker.rpc.status import Code, RpcError
 from tierflow_worker.rpc.streams import Stream
 
@@ -49,6 +50,12 @@ class Call(Stream):
     encoding = ""
     deadline: float | None = None
     task: "asyncio.Task[None] | None" = None
+    announced = False
+    """Whether the client has said that the message's rest comes later than its beginning."""
+    coming: Coming | None = None
+    """Tells when the message is whole, where the handler was begun before."""
+    there = 0
+    """How many bytes of the message had come by then."""
     begun = False
     """Whether the answer's headers were sent."""
 
@@ -191,6 +198,7 @@ class ServerConnection(Connection[Call]):
         call = Call(number, self._first_window, self._server.max_message_bytes)
         call.path = headers.get(":path", "")
         call.encoding = headers.get("grpc-encoding", "identity")
+        call.announced = ANNOUNCED in headers
         call.half_closed = last
         timeout = read_timeout(headers["grpc-timeout"]) if "grpc-timeout" in headers else None
         call.deadline = None if timeout is None else self._loop.time() + timeout
@@ -203,13 +211,25 @@ class ServerConnection(Connection[Call]):
             self._finish(call, RpcError(Code.INTERNAL, "a call without a message"))
 
     def on_message(self, stream: Call, *, last: bool) -> None:
-        """Runs the handler, once the call is whole."""
-        if not last or stream.task is not None:
-            return
-        if stream.incoming.body is None:
+        """Runs the handler: once the message is whole, or once it has begun where the client has announced it."""
+        if not last:
+            if stream.announced and stream.task is None:
+                self._begin_early(stream)
+        elif (body := stream.incoming.body) is None:
             self._finish(stream, RpcError(Code.INTERNAL, "the call ended before its message did"))
-            return
-        stream.task = self._loop.create_task(self._run(stream, stream.incoming.body))
+        elif stream.coming is not None:
+            stream.coming.arrive()
+        elif stream.task is None:
+            stream.task = self._loop.create_task(self._run(stream, body))
+
+    def _begin_early(self, call: Call) -> None:
+        begun = call.incoming.begun
+        if begun is not None and not call.incoming.compressed:
+            body, call.there = begun
+            call.coming = Coming()
+            call.task = self._loop.create_task(self._run(call, body))
+            self.send((_headers_frame(call.number, _BEGINNING, 0),))  # need not wait for the answer
+            call.begun = True
 
     def on_refused(self, stream: Call, error: RpcError) -> None:
         """Answers a message that can't be taken."""

@@ -34,6 +34,11 @@ class Incoming:
         """The message, once it is whole."""
         return self._body if self._body is not None and self._got == len(self._body) else None
 
+    @property
+    def begun(self) -> tuple[memoryview, int] | None:
+        """The message's place and how many of its bytes have come, while it is not whole; None where it isn't begun."""
+        return None if self._body is None or self._got == len(self._body) else (self._body, self._got)
+
     def feed(self, data: memoryview) -> None:
         """Takes the next bytes.
 
@@ -106,22 +111,40 @@ class Stream:
         """Whether there are bytes to send that the peer's windows don't allow yet."""
         return self._left > 0
 
-    def say(self, parts: Iterable[Data] | None, *, last: bool = False, trailers: bytes | None = None) -> None:
+    def say(
+        self,
+        parts: Iterable[Data] | None,
+        *,
+        last: bool = False,
+        trailers: bytes | None = None,
+        size: int | None = None,
+    ) -> None:
         """Adds a message to what is to be sent, or none.
 
         Args:
             parts: The message's bytes, one after the other; they are sent from where they lie.
             last: Whether the stream ends with it.
             trailers: A block of headers with which the stream ends.
+            size: Of the message in bytes, where more of it will follow by `say_on`.
         """
         if parts is not None:
-            views = [memoryview(part).cast("B") for part in parts if len(part)]
-            size = sum(map(len, views))
-            self._outgoing.append(memoryview(b"\0" + size.to_bytes(4, "big")))
-            self._outgoing.extend(views)
-            self._left += _PREFIX_BYTES + size
+            pieces = [part for part in parts if len(part)]
+            there = sum(map(len, pieces))
+            prefix = b"\0" + (there if size is None else size).to_bytes(4, "big")
+            # Few bytes are sooner copied than handled piece by piece.
+            self._add((b"".join((prefix, *pieces)),) if there < _SMALL_BYTES else (prefix, *pieces))
         self._last = last
         self._trailers = trailers
+
+    def say_on(self, parts: Iterable[Data]) -> None:
+        """Adds the rest of a message that was begun, with which the stream ends."""
+        self._add(parts)
+        self._last = True
+
+    def _add(self, parts: Iterable[Data]) -> None:
+        for part in parts:
+            self._outgoing.append(memoryview(part))
+            self._left += len(part)
 
     def frames(self, window: int, most_frame: int) -> tuple[list[Data], int]:
         """What can be sent now, in frames.
