@@ -23,6 +23,7 @@ from tierflow.protocol.messages import (
     MOST_DIMENSIONS,
     SECONDS_PARAMETER,
     Data,
+    EncodedResponse,
     InferRequest,
     InferResponse,
     InferTensor,
@@ -64,14 +65,32 @@ def request_parts(request: InferRequest) -> list[Data]:
     return _splice(heads.REQUESTS.write(head), request.id, _RAW_INPUT_FIELD, request.tensors)
 
 
-def decode_request(data: Data) -> InferRequest:
+def beginning_of(request: InferRequest, size: int) -> bytes:
+    """The bytes of a request with one tensor up to the tensor's content, with which the message ends.
+
+    Args:
+        request: The request; the tensor's content is not read.
+        size: The content's, in bytes.
+    """
+    [head, *_] = request_parts(request)
+    return bytes(head) + tagged(_RAW_INPUT_FIELD, size)
+
+
+def decode_request(data: Data, there: int | None = None) -> InferRequest:
     """Reads a `ModelInferRequest`; its tensors' `data` are views into `data` where they came as raw contents.
+
+    Args:
+        data: The message.
+        there: How many of its bytes have come; None for all. Where some have not, they are to be the rest of the last
+            tensor's content.
 
     Raises:
         InvalidRequestError: where the bytes are no such message, or one that isn't supported.
     """
     try:
-        rest, taken = take_out(data, _TAKEN_FROM_REQUESTS)
+        rest, taken = take_out(data, _TAKEN_FROM_REQUESTS, there)
+        if there is not None:
+            _check_last(taken)
         raw = [content for field, content in taken if field == _RAW_INPUT_FIELD]
         named = _id(taken)
         known = heads.REQUESTS.read(rest)
@@ -97,8 +116,10 @@ def encode_response(response: InferResponse) -> bytes:
     return b"".join(response_parts(response))
 
 
-def response_parts(response: InferResponse) -> list[Data]:
+def response_parts(response: InferResponse | EncodedResponse) -> list[Data]:
     """As `encode_response`, in pieces; see `request_parts`."""
+    if isinstance(response, EncodedResponse):
+        return [response.data, _SECONDS_TAG + _SECONDS_HEAD + _DOUBLE.pack(response.seconds)]
     parameters = dict(response.parameters)
     seconds = parameters.pop(SECONDS_PARAMETER, None)
     if seconds is not None and not isinstance(seconds, float):
@@ -108,6 +129,15 @@ def response_parts(response: InferResponse) -> list[Data]:
     if seconds is not None:  # different in each response, and therefore not in its head
         parts.append(_SECONDS_TAG + _SECONDS_HEAD + _DOUBLE.pack(seconds))
     return parts
+
+
+def without_seconds(data: memoryview) -> EncodedResponse | None:
+    """A response that a worker's `response_parts` made, to be passed on without being read; None for any other."""
+    begin = len(data) - len(_SECONDS_TAG) - len(_SECONDS_HEAD) - _DOUBLE.size
+    if begin < 0 or data[begin : -_DOUBLE.size] != _SECONDS_TAG + _SECONDS_HEAD:
+        return None
+    [seconds] = _DOUBLE.unpack(data[-_DOUBLE.size :])
+    return EncodedResponse(data[:begin], seconds)
 
 
 def decode_response(data: Data) -> InferResponse:
@@ -144,6 +174,12 @@ def _splice(head: bytes, named: str, field: int, tensors: Iterable[InferTensor])
     for tensor in tensors:
         parts += (tagged(field, len(tensor.data)), tensor.data)
     return parts
+
+
+def _check_last(taken: Sequence[tuple[int, memoryview]]) -> None:
+    """Checks that the last field, of which some is missing, is a tensor's content."""
+    if not taken or taken[-1][0] != _RAW_INPUT_FIELD:
+        raise MalformedError("more is missing than a tensor's content")
 
 
 def _id(taken: Iterable[tuple[int, memoryview]]) -> str:

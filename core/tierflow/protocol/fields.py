@@ -28,12 +28,16 @@ def write_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def take_out(data: Data, fields: frozenset[int]) -> tuple[bytes, list[tuple[int, memoryview]]]:
+def take_out(
+    data: Data, fields: frozenset[int], there: int | None = None
+) -> tuple[bytes, list[tuple[int, memoryview]]]:
     """Walks over the top level: all but some fields, which have a length, and those fields' contents in their order.
 
     Args:
         data: The message.
         fields: Numbers of the fields to take out.
+        there: How many of its bytes have come, where the others are the rest of the last field's content; the field is
+            one of those to take out.
 
     Raises:
         MalformedError: where the bytes are no protobuf message, as far as that shows at the top level.
@@ -42,16 +46,14 @@ def take_out(data: Data, fields: frozenset[int]) -> tuple[bytes, list[tuple[int,
     rest: list[memoryview] = []
     taken: list[tuple[int, memoryview]] = []
     place, kept, count, end = 0, 0, 0, len(data)
-    while place < end:
+    if there is not None:
+        data = view[:there]  # what is read here; contents are not
+    while place < len(data):
         count += 1
         if count > _MOST_FIELDS:
             raise MalformedError(f"more than {_MOST_FIELDS} fields")
         began = place
-        tag = data[place]
-        if tag < 0x80:
-            place += 1
-        else:
-            tag, place = _read_varint(data, place)
+        tag, place = _read_varint(data, place)
         number, kind = tag >> 3, tag & 7
         if kind != LENGTH_DELIMITED:
             if number in fields or not number:
@@ -67,6 +69,8 @@ def take_out(data: Data, fields: frozenset[int]) -> tuple[bytes, list[tuple[int,
                 rest.append(view[kept:began])
             kept = place
             taken.append((number, view[start:place]))
+    if place != end or (kept != end and there is not None):
+        raise MalformedError("more is missing than the rest of one content")
     if end > kept:
         rest.append(view[kept:end])
     return b"".join(rest), taken
@@ -86,6 +90,8 @@ def _skip(data: Data, place: int, kind: int) -> int:
 
 def _read_varint(data: Data, place: int) -> tuple[int, int]:
     """A varint of at most 64 bits, and the place behind it."""
+    if place < len(data) and data[place] < 0x80:  # as most are
+        return data[place], place + 1
     value = 0
     for offset, byte in enumerate(data[place : place + 10]):
         value |= (byte & 0x7F) << 7 * offset

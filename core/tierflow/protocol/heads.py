@@ -29,7 +29,7 @@ class Said(NamedTuple):
 
     def filled(self, contents: Sequence[Data]) -> tuple[InferTensor, ...]:
         """The tensors with their contents."""
-        return tuple(InferTensor(*tensor, content) for tensor, content in zip(self.tensors, contents, strict=True))
+        return tuple([InferTensor(*tensor, content) for tensor, content in zip(self.tensors, contents, strict=True)])
 
     def given_parameters(self) -> dict[str, Parameter]:
         """The parameters by name; each time a dictionary of its own."""

@@ -118,6 +118,19 @@ class InferResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedResponse:
+    """The answer of another worker, passed on without being read.
+
+    Attributes:
+        data: The bytes of a `ModelInferResponse`, but for the seconds among its parameters.
+        seconds: From the request's arrival to the answer's departure.
+    """
+
+    data: Data
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerMetadata:
     """What a server says about itself."""
 

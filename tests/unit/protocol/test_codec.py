@@ -1,6 +1,7 @@
 """The hand-written codec reads and writes what protobuf's classes read and write, and survives what is neither."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,23 @@ from tritonclient.grpc import service_pb2
 
 from tierflow.errors import IntegrityError, InvalidRequestError
 from tierflow.protocol import heads, wire
-from tierflow.protocol.codec import decode_request, decode_response, encode_request, encode_response
-from tierflow.protocol.messages import OIP_DTYPES, InferRequest, InferResponse, InferTensor
+from tierflow.protocol.codec import (
+    beginning_of,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_response,
+    response_parts,
+    without_seconds,
+)
+from tierflow.protocol.messages import (
+    OIP_DTYPES,
+    SECONDS_PARAMETER,
+    EncodedResponse,
+    InferRequest,
+    InferResponse,
+    InferTensor,
+)
 
 WORDS = ["", "x", "input", "höhe", "a" * 200]
 
@@ -252,3 +268,66 @@ def test_an_id_that_is_no_text_is_refused() -> None:
     head = wire.ModelInferRequest(model_name="m").SerializeToString()
     with pytest.raises(InvalidRequestError, match="its id is no UTF-8"):
         decode_request(head + b"\x1a\x01\xff")
+
+
+def with_one_tensor(rng: random.Random) -> InferRequest:
+    request = random_request(rng)
+    return InferRequest(
+        request.model, (random_tensor(rng),), request.id, request.outputs, request.parameters, request.version
+    )
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_request_begins_with_all_but_its_tensors_content(seed: int) -> None:
+    request = with_one_tensor(random.Random(seed))
+    [tensor] = request.tensors
+    described = InferTensor(tensor.name, tensor.dtype, tensor.shape, b"")
+    empty = InferRequest(request.model, (described,), request.id, request.outputs, request.parameters, request.version)
+    assert beginning_of(empty, len(tensor.data)) + bytes(tensor.data) == encode_request(request)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_request_of_which_a_part_has_come_is_read_as_the_whole_is_or_not_at_all(seed: int) -> None:
+    rng = random.Random(seed)
+    data = encode_request(random_request(rng) if seed % 2 else with_one_tensor(rng))
+    whole = decode_request(data)
+    read = 0
+    for there in {*range(min(len(data), 600)), *(rng.randrange(len(data) + 1) for _ in range(50)), len(data)}:
+        coming = bytearray(data[:there] + rng.randbytes(len(data) - there))  # what has not come is anything
+        try:
+            early = decode_request(memoryview(coming), there)
+        except InvalidRequestError:
+            continue
+        coming[:] = data
+        assert early == whole
+        read += 1
+    assert read > 0 or not whole.tensors
+
+
+def test_a_request_is_read_as_soon_as_only_its_last_content_is_missing() -> None:
+    content = random.Random(0).randbytes(500)
+    request = InferRequest("m", (InferTensor("x", "uint8", (500,), content),), "r")
+    data = encode_request(request)
+    coming = bytearray(data[:-500] + bytes(500))
+    early = decode_request(memoryview(coming), len(data) - 500)
+    coming[-500:] = content
+    assert early == request
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_an_answer_that_is_passed_on_unread_says_the_same_but_for_the_seconds(seed: int) -> None:
+    request = random_request(random.Random(seed))
+    answer = InferResponse(request.model, request.tensors, request.id, {SECONDS_PARAMETER: 0.25}, request.version)
+    passed_on = without_seconds(memoryview(encode_response(answer)))
+    assert passed_on is not None
+    assert passed_on.seconds == 0.25
+    data = b"".join(response_parts(EncodedResponse(passed_on.data, 0.5)))
+    assert decode_response(data) == replace(answer, parameters={SECONDS_PARAMETER: 0.5})
+    assert service_pb2.ModelInferResponse.FromString(data).parameters[SECONDS_PARAMETER].double_param == 0.5
+
+
+def test_answers_without_seconds_are_not_passed_on_unread() -> None:
+    tensor = InferTensor("y", "uint8", (3,), b"abc")
+    for parameters in ({}, {SECONDS_PARAMETER: "long"}, {"other": 1.5}):
+        assert without_seconds(memoryview(encode_response(InferResponse("m", (tensor,), "r", parameters)))) is None
+    assert without_seconds(memoryview(b"")) is None
