@@ -1,16 +1,14 @@
 """The bounded queue in front of a worker's computation: one run at a time, in order of arrival."""
 
 import asyncio
-import contextlib
-import os
-import sys
-import threading
-import time
+import functools
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from tierflow.errors import OverloadedError
+from tierflow_worker.jobs import ComputeThread, Job
+from tierflow_worker.rpc.coming import Coming
 
 Result = TypeVar("Result")
 
@@ -18,82 +16,51 @@ _SHORTEST_RETRY_SECONDS: Final = 0.01
 _SMOOTHING: Final = 0.2  # weight of the newest run in the mean that a retry hint is made from
 
 
-_NICE: Final = 5  # a third of the weight of other threads
-
-
-def _give_way() -> None:
-    """Lets what else the machine does go before this thread's computations.
-
-    On an emulated tier they only have to be done in time, while messages are not slowed down and should not wait.
-    """
-    if sys.platform == "linux":  # elsewhere threads have no priorities of their own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-class _Job:
-    """A computation that was handed to the thread.
-
-    Attributes:
-        done: Its result, the seconds that it took, and those of them that the thread computed.
-        has_ended: Whether it has ended, as far as the event loop knows.
-        ended: Is set when it has ended, where somebody waits for that alone.
-    """
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[tuple[Any, float, float]] = self.loop.create_future()
-        self.has_ended = False
-        self.ended: asyncio.Event | None = None
-        self._work = work
-
-    def run(self) -> None:
-        """Computes; in the thread."""
-        began, processor = time.perf_counter(), time.thread_time()
-        error: BaseException | None = None
-        result = None
-        try:
-            result = self._work()
-        except BaseException as problem:
-            error = problem
-        spent = (time.perf_counter() - began, time.thread_time() - processor)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._finish, result, spent, error)
-
-    def _finish(self, result: Any, spent: tuple[float, float], error: BaseException | None) -> None:
-        self.has_ended = True
-        if self.ended is not None:
-            self.ended.set()
-        if self.done.done():
-            return
-        if error is not None:
-            self.done.set_exception(error)
-        else:
-            self.done.set_result((result, *spent))
-
-
-class _Thread:
-    """Runs jobs one after the other. Between event loop and thread lies as little as can be: each request waits for it.
+class _Turn:
+    """Whose turn it is: taken at once where it is free, else handed on in the order in which it was asked for.
 
     Args:
-        gives_way: Whether its computations come after what else the machine does.
+        observe_length: Is told how many wait, whenever that changes.
     """
 
-    def __init__(self, *, gives_way: bool) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._gives_way = gives_way
-        threading.Thread(target=self._run, name="compute", daemon=True).start()
+    def __init__(self, observe_length: Callable[[int], None]) -> None:
+        self._taken = False
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._observe_length = observe_length
 
-    def put(self, job: _Job | None) -> None:
-        """Hands over a job; None ends the thread."""
-        self._jobs.put(job)
+    @property
+    def taken(self) -> bool:
+        """Whether it is somebody's."""
+        return self._taken
 
-    def _run(self) -> None:
-        if self._gives_way:
-            _give_way()
-        while (job := self._jobs.get()) is not None:
-            job.run()
-            del job  # with the tensors that it holds
+    @property
+    def waiting(self) -> int:
+        """How many wait for it."""
+        return len(self._waiting)
+
+    def ask(self, begin: Callable[[], None]) -> None:
+        """Has `begin` called when the turn has come; whoever asks releases it afterwards."""
+        if self._taken:
+            self._waiting.append(begin)
+            self._observe_length(len(self._waiting))
+        else:
+            self._taken = True
+            begin()
+
+    def release(self) -> None:
+        """Hands the turn to whoever has waited longest."""
+        if self._waiting:
+            begin = self._waiting.popleft()
+            self._observe_length(len(self._waiting))
+            begin()
+        else:
+            self._taken = False
+
+    def forget(self, begin: Callable[[], None]) -> None:
+        """Does not wait any more."""
+        if begin in self._waiting:
+            self._waiting.remove(begin)
+            self._observe_length(len(self._waiting))
 
 
 class ComputeQueue:
@@ -110,10 +77,8 @@ class ComputeQueue:
     def __init__(self, limit: int, *, speed: float = 1.0, observe_length: Callable[[int], None] | None = None) -> None:
         self._limit = limit
         self._slowdown = 1 / speed
-        self._observe_length = observe_length or (lambda _: None)
-        self._thread = _Thread(gives_way=speed < 1)
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._thread = ComputeThread(gives_way=speed < 1)
+        self._turn = _Turn(observe_length or (lambda _: None))
         self._mean_seconds = 0.0
 
     def check_room(self) -> None:
@@ -122,14 +87,22 @@ class ComputeQueue:
         Raises:
             OverloadedError: where the queue is full; says when a place should be free.
         """
-        if self._turn.locked() and self._waiting >= self._limit:
+        waiting = self._turn.waiting
+        if self._turn.taken and waiting >= self._limit:
             raise OverloadedError(
-                f"{self._waiting} requests wait already, which is the queue's limit; try again later, or raise --queue",
-                retry_after_seconds=max(_SHORTEST_RETRY_SECONDS, self._mean_seconds * (self._waiting + 1)),
+                f"{waiting} requests wait already, which is the queue's limit; try again later, or raise --queue",
+                retry_after_seconds=max(_SHORTEST_RETRY_SECONDS, self._mean_seconds * (waiting + 1)),
             )
 
     async def run(
-        self, work: Callable[[], Result], *, cancel: Callable[[], None], admitted: bool = False
+        self,
+        work: Callable[[], Result],
+        *,
+        cancel: Callable[[], None],
+        admitted: bool = False,
+        coming: Coming | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        then: Callable[[Result], None] | None = None,
     ) -> tuple[Result, float]:
         """Runs `work` when its turn has come.
 
@@ -140,6 +113,9 @@ class ComputeQueue:
             work: Is run in the queue's thread.
             cancel: Ends it from another thread.
             admitted: Whether it belongs to a request that there was room for: those aren't refused half-way.
+            coming: What has to come before it asks for its turn; None where all is there.
+            meanwhile: Is called on the event loop while the work runs, unless that takes hardly any time.
+            then: Is called on the event loop with the result, before whoever waits for it goes on.
 
         Returns:
             The result, and the seconds that the work took, as the emulated tier would have taken them.
@@ -147,25 +123,42 @@ class ComputeQueue:
         Raises:
             OverloadedError: where the queue is full; says when a place should be free.
         """
-        if not admitted:
-            self.check_room()
-        if self._turn.locked():
-            self._change_length(1)
-            try:
-                await self._turn.acquire()
-            finally:
-                self._change_length(-1)
-        else:
-            await self._turn.acquire()
+        slowed = self._slowdown > 1
+        job = Job(work, meanwhile, None if slowed else then)
+        begin = functools.partial(job.begin, self._thread)
         try:
-            result, seconds, processor_seconds = await self._run_in_thread(work, cancel)
-            if self._slowdown > 1:
+            if coming is None:
+                self._enter(job, begin, admitted=admitted)
+            else:
+                coming.call(functools.partial(self._enter, job, begin, admitted=admitted))
+            result, seconds, processor_seconds = await job.done
+            if slowed:
                 await asyncio.sleep(max(0.0, processor_seconds * self._slowdown - seconds))
                 seconds = max(seconds, processor_seconds * self._slowdown)
+                if then is not None:
+                    then(result)
+        except asyncio.CancelledError:
+            await job.stop(cancel)
+            raise
         finally:
-            self._turn.release()
+            if job.begun:
+                self._turn.release()
+            else:
+                self._turn.forget(begin)
         self._mean_seconds += (seconds - self._mean_seconds) * (_SMOOTHING if self._mean_seconds else 1)
         return result, seconds
+
+    def _enter(self, job: Job, begin: Callable[[], None], *, admitted: bool) -> None:
+        """Has a job begin when its turn has come, or fail where there is no room for it."""
+        if job.done.done():  # given up in this very moment
+            return
+        try:
+            if not admitted:
+                self.check_room()
+        except OverloadedError as error:
+            job.done.set_exception(error)
+        else:
+            self._turn.ask(begin)
 
     @property
     def slowdown(self) -> float:
@@ -175,22 +168,3 @@ class ComputeQueue:
     def close(self) -> None:
         """Ends the thread once the work that it has is done."""
         self._thread.put(None)
-
-    def _change_length(self, by: int) -> None:
-        self._waiting += by
-        self._observe_length(self._waiting)
-
-    async def _run_in_thread(
-        self, work: Callable[[], Result], cancel: Callable[[], None]
-    ) -> tuple[Result, float, float]:
-        """The work's result, the seconds that it took, and those of them that its thread computed."""
-        job = _Job(work)
-        self._thread.put(job)
-        try:
-            return await job.done
-        except asyncio.CancelledError:
-            if not job.has_ended:  # it may have, between the request's being cancelled and this
-                job.ended = asyncio.Event()
-                cancel()
-                await job.ended.wait()
-            raise

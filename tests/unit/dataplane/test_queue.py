@@ -12,6 +12,7 @@ import pytest
 
 from tierflow.errors import OverloadedError
 from tierflow_worker.queue import ComputeQueue
+from tierflow_worker.rpc.coming import Coming
 
 
 def nothing() -> None:
@@ -200,6 +201,107 @@ def test_a_request_that_was_admitted_is_not_refused_half_way() -> None:
         gate.set()
         await first
         assert (await second)[0] == 7
+        queue.close()
+
+    run(check)
+
+
+def test_what_is_coming_begins_in_the_moment_in_which_it_has_come() -> None:
+    async def check() -> None:
+        queue, coming, began = ComputeQueue(5), Coming(), threading.Event()
+        waiting = asyncio.ensure_future(queue.run(began.set, cancel=nothing, coming=coming))
+        await settle()
+        assert (await queue.run(lambda: "another", cancel=nothing))[0] == "another"  # the turn is nobody's meanwhile
+        assert not began.is_set()
+        coming.arrive()
+        assert began.wait(30)  # while the loop stands still
+        await waiting
+        queue.close()
+
+    run(check)
+
+
+def test_what_has_come_waits_for_its_turn_and_is_refused_where_there_is_no_room() -> None:
+    async def check() -> None:
+        queue, gate, order = ComputeQueue(1), threading.Event(), list[str]()
+        first = asyncio.ensure_future(queue.run(gate.wait, cancel=gate.set))
+        coming = [Coming(), Coming()]
+        late = asyncio.ensure_future(queue.run(lambda: order.append("late"), cancel=nothing, coming=coming[0]))
+        refused = asyncio.ensure_future(queue.run(nothing, cancel=nothing, coming=coming[1]))
+        await settle()
+        for one in coming:
+            one.arrive()
+        with pytest.raises(OverloadedError, match="--queue"):
+            await refused
+        assert not late.done()
+        gate.set()
+        await asyncio.gather(first, late)
+        assert order == ["late"]
+        assert (await queue.run(lambda: 1, cancel=nothing))[0] == 1
+        queue.close()
+
+    run(check)
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["cancelled", "being cancelled"])
+def test_what_was_given_up_before_it_came_is_never_run(settled: bool) -> None:
+    async def check() -> None:
+        queue, coming, ran = ComputeQueue(5), Coming(), list[str]()
+        waiting = asyncio.ensure_future(queue.run(lambda: ran.append("ran"), cancel=nothing, coming=coming))
+        await settle()
+        waiting.cancel()
+        if settled:
+            await settle()
+        coming.arrive()
+        await asyncio.wait((waiting,))
+        assert waiting.cancelled()
+        await queue.run(lambda: ran.append("next"), cancel=nothing)
+        assert ran == ["next"]
+        queue.close()
+
+    run(check)
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.5])
+def test_what_is_to_be_done_meanwhile_and_with_the_result_is_done_in_that_order(speed: float) -> None:
+    async def check() -> None:
+        queue, events, gate = ComputeQueue(5, speed=speed), list[str](), threading.Event()
+
+        def meanwhile() -> None:
+            events.append("meanwhile")
+            gate.set()
+
+        def work() -> str:
+            return "made" if gate.wait(30) else "late"
+
+        result, _ = await queue.run(work, cancel=gate.set, meanwhile=meanwhile, then=events.append)
+        events.append("waited for")
+        assert result == "made"
+        assert events == ["meanwhile", "made", "waited for"]
+        queue.close()
+
+    run(check)
+
+
+def test_nothing_is_done_with_the_result_of_what_was_given_up_or_failed() -> None:
+    async def check() -> None:
+        queue, events, gate, began = ComputeQueue(5), list[Any](), threading.Event(), threading.Event()
+
+        def fail() -> None:
+            raise ValueError("wrong")
+
+        def work() -> str:
+            began.set()
+            gate.wait(30)
+            return "late"
+
+        with pytest.raises(ValueError, match="wrong"):
+            await queue.run(fail, cancel=nothing, then=events.append)
+        given_up = asyncio.ensure_future(queue.run(work, cancel=gate.set, then=events.append))
+        await asyncio.to_thread(began.wait)
+        given_up.cancel()
+        await asyncio.wait((given_up,))
+        assert events == []
         queue.close()
 
     run(check)
