@@ -22,8 +22,12 @@ from tierflow.protocol import wire
 from tierflow.protocol.codec import encode_request
 from tierflow.protocol.messages import OIP_DTYPES, InferRequest
 from tierflow.protocol.rest import HEADER_LENGTH
+from tierflow_worker.rpc.client import Channel
+from tierflow_worker.rpc.status import RpcError
 
+_INFER = f"/{wire.SERVICE}/ModelInfer"
 _AT_ONCE = 16
+_MOST_BYTES = 2**26
 _INTERESTING = (
     b"\x00",
     b"\xff",
@@ -116,7 +120,7 @@ def mutated_rest(message: RestMessage, source: random.Random) -> RestMessage:
 async def fuzz(
     grpc_address: str, rest_address: str, requests: Sequence[InferRequest], *, count: int, seed: int
 ) -> Counter[str]:
-    """Sends `count` broken requests, half over gRPC and half over REST, some at once.
+    """Sends `count` broken requests, half over gRPC and half over REST, some at once; of gRPC's some are announced.
 
     Returns:
         How often each status came back: `OK`, `INVALID_ARGUMENT`, ... of gRPC, `200`, `400`, ... of REST, and
@@ -133,13 +137,29 @@ async def fuzz(
         aiohttp.ClientSession(f"http://{rest_address}") as session,
         asyncio.TaskGroup() as group,
     ):
-        call = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        call = channel.unary_unary(_INFER)
+        announcing = Channel(grpc_address, max_message_bytes=_MOST_BYTES)
 
         async def over_grpc(body: bytes) -> None:
             try:
                 await call(body, timeout=30)
                 seen["OK"] += 1
             except grpc.aio.AioRpcError as error:
+                seen[error.code().name] += 1
+            finally:
+                gate.release()
+
+        async def over_grpc_announced(body: bytes, there: int) -> None:
+            try:
+                announced = announcing.announce(_INFER, body[:there], len(body), timeout=30)
+                if announced is None:  # not connected yet
+                    await announcing.unary(_INFER, [body], timeout=30)
+                else:
+                    await asyncio.sleep(0)
+                    announced.send([body[there:]])
+                    await announced.answer(timeout=30)
+                seen["OK"] += 1
+            except RpcError as error:
                 seen[error.code().name] += 1
             finally:
                 gate.release()
@@ -156,10 +176,16 @@ async def fuzz(
 
         for number in range(count):
             await gate.acquire()
-            if number % 2:
+            if number % 6 == 1:
+                body = mutated(source.choice(valid), source, valid)
+                group.create_task(over_grpc_announced(body, source.randrange(len(body) + 1)))
+            elif number % 2:
                 group.create_task(over_grpc(mutated(source.choice(valid), source, valid)))
             else:
                 group.create_task(over_rest(mutated_rest(source.choice(by_rest), source)))
+        for _ in range(_AT_ONCE):
+            await gate.acquire()
+        await announcing.close()
     return seen
 
 

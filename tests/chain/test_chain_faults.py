@@ -13,6 +13,7 @@ import pytest
 from benchmarks.workers import PIPELINE
 from factories.planes import GatedSegment, Node, ask, relay, serving
 from tierflow.descriptor import Boundary, Downstream, ModelReference, SegmentDescriptor, WorkerDescriptor
+from tierflow.errors import InvalidRequestError
 from tierflow.graph import Tensor
 from tierflow.protocol.messages import BOUNDARY_PARAMETER, InferRequest, InferTensor
 from tierflow.tiers import Tier
@@ -251,5 +252,93 @@ def test_a_standby_accepts_nothing_and_says_so() -> None:
             error = await refused(ask(standby.address, request))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "accepted: none, being a standby" in error.details()
+
+    run(check)
+
+
+async def connected(node: Node) -> None:
+    """Has one request go through, so that the tiers are connected: only then is the next one announced."""
+    assert (await ask(node.address, REQUEST)).tensors[0].name == "y"
+
+
+def test_the_next_tier_knows_of_a_request_while_this_one_computes() -> None:
+    async def check() -> None:
+        async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
+            await connected(node)
+            segment.gate.clear()
+            asking = asyncio.ensure_future(ask(node.address, REQUEST))
+            await eventually(lambda: above.plane.in_flight == 1)
+            assert upper.runs == 1
+            segment.gate.set()
+            assert bytes((await asking).tensors[0].data) == bytes(range(16))
+            await eventually(lambda: above.plane.in_flight == 0)
+            assert above.log.getvalue().count("request answered") == 2
+
+    run(check)
+
+
+def test_a_request_that_is_given_up_while_it_is_announced_never_came() -> None:
+    async def check() -> None:
+        async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
+            await connected(node)
+            segment.gate.clear()
+            asking = asyncio.ensure_future(ask(node.address, REQUEST))
+            await eventually(lambda: above.plane.in_flight == 1)
+            asking.cancel()
+            await eventually(lambda: above.plane.in_flight == 0)
+            segment.gate.set()
+            await connected(node)
+            await eventually(lambda: above.log.getvalue().count("request answered") == 2)
+            assert upper.runs == 2
+            assert "cancelled" not in above.log.getvalue()
+
+    run(check)
+
+
+def test_a_tier_that_fails_takes_its_announcement_back() -> None:
+    async def check() -> None:
+        async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
+            await connected(node)
+            segment.gate.clear()
+            asking = asyncio.ensure_future(refused(ask(node.address, REQUEST)))
+            await eventually(lambda: above.plane.in_flight == 1)
+            segment.error = InvalidRequestError("layer conv can't compute with these inputs", subject="conv")
+            segment.gate.set()
+            assert (await asking).code() is grpc.StatusCode.INVALID_ARGUMENT
+            await eventually(lambda: above.plane.in_flight == 0)
+            assert upper.runs == 1
+
+    run(check)
+
+
+def test_a_tier_that_is_lost_after_the_announcement_is_asked_again_when_it_is_back() -> None:
+    async def check() -> None:
+        port = free_port()
+        async with gated(lower(f"127.0.0.1:{port}"), patience_seconds=30) as (node, segment):
+            async with gated(UPPER, port=port) as (above, _):
+                await connected(node)
+                segment.gate.clear()
+                asking = asyncio.ensure_future(ask(node.address, REQUEST))
+                await eventually(lambda: above.plane.in_flight == 1)
+            segment.gate.set()
+            async with gated(UPPER, port=port) as (_, upper):
+                assert bytes((await asking).tensors[0].data) == bytes(range(16))
+                assert upper.runs == 1
+
+    run(check)
+
+
+def test_a_tier_with_another_plan_refuses_what_is_announced_by_name() -> None:
+    async def check() -> None:
+        async with gated(OTHER_PLAN) as (above, other), gated(lower(above.address)) as (node, segment):
+            await refused(ask(node.address, REQUEST))
+            segment.gate.clear()
+            asking = asyncio.ensure_future(refused(ask(node.address, REQUEST)))
+            await eventually(lambda: "outcome" in above.log.getvalue().partition("\n")[2])
+            segment.gate.set()
+            error = await asking
+            assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "boundary to-middle is not accepted here" in error.details()
+            assert other.runs == 0
 
     run(check)

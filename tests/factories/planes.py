@@ -65,6 +65,7 @@ class GatedSegment:
         self.gate.set()
         self.began = threading.Semaphore(0)
         self.runs = 0
+        self.error: Exception | None = None
         self.ended_early = threading.Event()
 
     def cancellation(self) -> Any:
@@ -77,6 +78,9 @@ class GatedSegment:
 
         return Cancellation()
 
+    def prepare(self) -> None:
+        """Nothing has to be made."""
+
     def take_layer_seconds(self) -> Mapping[str, float]:
         return {}
 
@@ -85,6 +89,8 @@ class GatedSegment:
         self.began.release()
         if not self.gate.wait(30):
             raise RuntimeError("the test never opened the gate")
+        if self.error is not None:
+            raise self.error
         data = next(iter(tensors.values())).data
         return {tensor.name: InferTensor(tensor.name, tensor.dtype, tensor.shape, data) for tensor in self.computed}
 

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, cast
 
 import msgspec
 
@@ -17,19 +17,17 @@ from tierflow.errors import (
     IntegrityError,
     InvalidRequestError,
     OverloadedError,
-    UnknownBoundaryError,
-    UnknownModelError,
-    UnreachableError,
 )
 from tierflow.graph import Tensor
+from tierflow.protocol.codec import decode_response
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
-    ONLY_OWN_PARAMETER,
     PROBE_PARAMETER,
     RESULTS_PARAMETER,
     RUN_PARAMETER,
     SECONDS_PARAMETER,
     SEGMENT_PARAMETER,
+    EncodedResponse,
     InferRequest,
     InferResponse,
     InferTensor,
@@ -38,69 +36,19 @@ from tierflow.protocol.messages import (
     ServerMetadata,
     TensorMetadata,
 )
-from tierflow.segment import closest
-from tierflow.tiers import Tier
+from tierflow_worker.arrival import Arrival
+from tierflow_worker.asked import MODEL_VERSION, check_model, find_place, only_own, wanted_outputs
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics, Outcome, outcome_of
+from tierflow_worker.onward import Onward, Sender
 from tierflow_worker.queue import ComputeQueue
+from tierflow_worker.rpc.coming import Coming
 from tierflow_worker.segments import LoadedSegment, SegmentStore
 from tierflow_worker.tensors import check_tensors
 from tierflow_worker.tiling.requests import Tiling, compute_tile
 
-MODEL_VERSION: Final = "1"
-"""The one version that a pipeline has for clients; a plan's change is no new version, since no answer changes."""
-
 PLATFORM: Final = "onnxruntime_onnx"
 """What serves the model, in the protocol's word for it."""
-
-
-class Inference(Protocol):
-    """What the faces need of a worker. `DataPlane` is the one that serves; tests may put another in its place."""
-
-    async def infer(self, request: InferRequest, *, timeout: float | None = None) -> InferResponse:
-        """Answers a request.
-
-        Cancelling the awaiting task cancels the request, here and on the tiers above.
-
-        Args:
-            request: At the entry `model` is the pipeline and the tensors are the model's inputs; between workers the
-                parameter `tierflow_boundary` names the boundary whose tensors they are.
-            timeout: Seconds until the answer is of no use any more; None where the client set no deadline.
-
-        Raises:
-            UnknownModelError: where the pipeline, or its version, isn't served here.
-            InvalidRequestError: naming the tensor whose name, dtype, shape or size is wrong.
-            UnknownBoundaryError: where no segment of this worker accepts the boundary.
-            OverloadedError: where the queue is full, here or further up; says when to try again.
-            DeadlineExceededError: where the time was over before the answer was there.
-            UnreachableError: naming the tier above and its address, where it could not be reached.
-        """
-
-    def note_refused(self, error: Exception, seconds: float) -> None:
-        """Counts and logs a request that a face could not read, `seconds` after it came."""
-
-    def live(self) -> bool:
-        """Whether the process answers at all."""
-
-    def ready(self) -> bool:
-        """Whether requests should be sent here: the segment is loaded and approved, the worker is not draining."""
-
-    def server_metadata(self) -> ServerMetadata:
-        """Name, version and extensions of this server."""
-
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        """Inputs and outputs of the pipeline `name`.
-
-        Raises:
-            UnknownModelError: where that isn't the pipeline served here, or not its version.
-        """
-
-
-class Sender(Protocol):
-    """What sends a request on: `tierflow_worker.chain.DownstreamClient`."""
-
-    async def infer(self, request: InferRequest, *, deadline: float | None) -> InferResponse:
-        """The answer of the worker there; `deadline` is on the data plane's clock."""
 
 
 class DataPlane:
@@ -134,6 +82,7 @@ class DataPlane:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._descriptor = descriptor
+        self._outputs: Final = {tensor.name: tensor for tensor in descriptor.outputs}
         self._store = store
         self._queue = queue
         self._downstream = downstream
@@ -178,7 +127,7 @@ class DataPlane:
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Inputs and outputs of the pipeline `name`; see `Inference`."""
-        self._check_model(name, version)
+        check_model(self._descriptor, name, version)
         return ModelMetadata(
             name=name,
             platform=PLATFORM,
@@ -189,16 +138,31 @@ class DataPlane:
 
     async def infer(self, request: InferRequest, *, timeout: float | None = None) -> InferResponse:
         """Answers a request; see `Inference`."""
+        # Only the answers to announced requests are passed on as they came.
+        return cast(InferResponse, await self._infer(request, Arrival(self._clock), timeout))
+
+    async def infer_announced(
+        self, request: InferRequest, coming: Coming, *, timeout: float | None = None
+    ) -> InferResponse | EncodedResponse:
+        """Answers a request that is still on its way; see `Inference`."""
+        try:
+            return await self._infer(request, Arrival(self._clock, coming), timeout)
+        finally:
+            coming.forget()
+
+    async def _infer(
+        self, request: InferRequest, arrival: Arrival, timeout: float | None
+    ) -> InferResponse | EncodedResponse:
         if PROBE_PARAMETER in request.parameters:
+            await arrival.whole()
             return InferResponse(request.model, (), request.id, {SECONDS_PARAMETER: 0.0}, MODEL_VERSION)
-        began = self._clock()
         self._in_flight += 1
         problem: BaseException | None = None
         try:
             if timeout is None:
-                return await self._admit(request, began, None)
+                return await self._admit(request, arrival, None)
             async with asyncio.timeout(timeout):
-                return await self._admit(request, began, began + timeout)
+                return await self._admit(request, arrival, arrival.at + timeout)
         except TimeoutError as error:
             problem = DeadlineExceededError(f"no answer within the deadline of {timeout or 0:.3f} s")
             raise problem from error
@@ -207,8 +171,9 @@ class DataPlane:
             raise
         finally:
             self._in_flight -= 1
-            # Counted once the answer is on its way, not before.
-            asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - began)
+            if arrival.is_whole or not isinstance(problem, asyncio.CancelledError):  # else it never came
+                # Counted once the answer is on its way, not before.
+                asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - arrival.at)
 
     def note_refused(self, error: Exception, seconds: float) -> None:
         """Counts and logs a request that a face could not read; see `Inference`."""
@@ -226,31 +191,36 @@ class DataPlane:
         else:
             self._log.warning("request failed", outcome=outcome, error=str(problem)[:500], **fields)
 
-    async def _admit(self, request: InferRequest, began: float, deadline: float | None) -> InferResponse:
+    async def _admit(
+        self, request: InferRequest, arrival: Arrival, deadline: float | None
+    ) -> InferResponse | EncodedResponse:
         if self._in_flight > self._in_flight_limit:
             raise OverloadedError(
                 f"{self._in_flight_limit} requests are under way already, which is the limit; try again later, or "
                 "raise --in-flight",
                 retry_after_seconds=1.0,
             )
-        if deadline is not None and began >= deadline:
+        if deadline is not None and arrival.at >= deadline:
             raise DeadlineExceededError("the deadline had passed before the request came")
-        self._check_model(request.model, request.version)
+        check_model(self._descriptor, request.model, request.version)
         if RUN_PARAMETER in request.parameters:
+            await arrival.whole()
             made = await compute_tile(request, self._descriptor, self._store, self._queue)
-            spent = {SECONDS_PARAMETER: self._clock() - began}
+            spent = {SECONDS_PARAMETER: self._clock() - arrival.at}
             return InferResponse(request.model, (made,), request.id, spent, MODEL_VERSION)
-        wanted = self._wanted(request.outputs)
+        wanted = wanted_outputs(self._descriptor, request.outputs)
         boundary = request.parameters.get(BOUNDARY_PARAMETER)
-        place = self._place(boundary)
-        if _only_own(request):
-            return await self._answer_own(request, place, wanted, deadline)
+        place = find_place(self._descriptor, self._store, boundary)
+        if only_own(request):
+            return await self._answer_own(request, place, arrival, wanted, deadline)
         if boundary is not None:
-            tensors = await self._answer(self._named(request), place, wanted, deadline)
-            spent = {SECONDS_PARAMETER: self._clock() - began}
-            return InferResponse(request.model, tensors, request.id, spent, MODEL_VERSION)
-        wanted = wanted or tuple(tensor.name for tensor in self._descriptor.outputs)
-        tensors = await self._answer(self._named(request), place, wanted, deadline)
+            answer = await self._answer(self._named(request), place, arrival, wanted, deadline)
+            seconds = self._clock() - arrival.at
+            if isinstance(answer, EncodedResponse):
+                return EncodedResponse(answer.data, seconds)
+            return InferResponse(request.model, answer, request.id, {SECONDS_PARAMETER: seconds}, MODEL_VERSION)
+        wanted = wanted or tuple(self._outputs)
+        tensors = await self._answer(self._named(request), place, arrival, wanted, deadline)
         return InferResponse(request.model, self._ordered(tensors, wanted), request.id, {}, MODEL_VERSION)
 
     def _named(self, request: InferRequest) -> InferRequest:
@@ -260,72 +230,49 @@ class DataPlane:
         name = f"{self._descriptor.tier}-{next(self._numbers)}"
         return InferRequest(request.model, request.tensors, name, request.outputs, request.parameters, request.version)
 
-    def _check_model(self, name: str, version: str) -> None:
-        served = self._descriptor.pipeline
-        if name != served:
-            raise UnknownModelError(f"no model {name!r} is served here; this worker serves {served}", subject=name)
-        if version not in ("", MODEL_VERSION):
-            raise UnknownModelError(
-                f"{name} has no version {version!r}; its only one is {MODEL_VERSION}, or leave it out", subject=version
-            )
-
-    def _wanted(self, outputs: Sequence[str]) -> tuple[str, ...]:
-        known = [tensor.name for tensor in self._descriptor.outputs]
-        for place, name in enumerate(outputs):
-            if name not in known:
-                raise InvalidRequestError(
-                    f"the model has no output {name!r}{closest(name, known)}; it has {', '.join(known)}", subject=name
-                )
-            if name in outputs[:place]:
-                raise InvalidRequestError(f"the output {name!r} is asked for twice; ask once", subject=name)
-        return tuple(outputs)
-
-    def _place(self, boundary: object) -> int:
-        """The place of the segment that a request is for."""
-        if self._descriptor.role == "tiles":
-            raise UnknownBoundaryError(
-                f"this worker of {self._descriptor.pipeline} computes tiles, and accepts no boundary; send requests to "
-                "the pipeline's device tier",
-                subject=BOUNDARY_PARAMETER,
-            )
-        if boundary is not None:
-            return self._store.find(str(boundary))
-        if self._descriptor.tier is not Tier.DEVICE:
-            raise InvalidRequestError(
-                f"this is the {self._descriptor.tier} tier of {self._descriptor.pipeline}; send requests to its device "
-                f"tier, or name a boundary in the parameter {BOUNDARY_PARAMETER}",
-                subject=BOUNDARY_PARAMETER,
-            )
-        if not self._descriptor.segments:
-            raise UnreachableError("this worker has no segment yet; its descriptor gives none", subject=Tier.DEVICE)
-        return 0
-
     async def _answer(
-        self, request: InferRequest, place: int, wanted: tuple[str, ...], deadline: float | None
-    ) -> tuple[InferTensor, ...]:
+        self,
+        request: InferRequest,
+        place: int,
+        arrival: Arrival,
+        wanted: tuple[str, ...],
+        deadline: float | None,
+    ) -> tuple[InferTensor, ...] | EncodedResponse:
         """The wanted outputs that this segment and those above it make; () wants all."""
         segment = self._descriptor.segments[place]
-        tensors = await self._made(request, place, deadline)
-        own = tuple(tensors[result.name] for result in segment.results if not wanted or result.name in wanted)
-        missing = tuple(name for name in wanted if all(tensor.name != name for tensor in own))
+        own = [result.name for result in segment.results if not wanted or result.name in wanted]
+        missing = tuple(name for name in wanted if name not in own)
         if segment.sends is None or segment.downstream is None or (wanted and not missing):
-            return own
-        onward = InferRequest(
+            tensors = await self._made(request, place, arrival, deadline)
+            return tuple(tensors[name] for name in own)
+        asked = InferRequest(
             model=request.model,
-            tensors=tuple(tensors[tensor.name] for tensor in segment.sends.tensors),
+            tensors=(),
             id=request.id,
             outputs=missing if len(missing) < len(self._descriptor.outputs) else (),
             parameters={BOUNDARY_PARAMETER: segment.sends.id},
         )
-        answer = await self._downstream[segment.downstream].infer(onward, deadline=deadline)
-        return own + answer.tensors
+        onward = Onward(self._downstream[segment.downstream], asked, segment.sends.tensors, deadline)
+        try:
+            tensors = await self._made(request, place, arrival, deadline, onward)
+            answer = await onward.infer(tensors, as_it_comes=arrival.coming is not None and not own)
+        finally:
+            onward.end()
+        if isinstance(answer, EncodedResponse):
+            return answer
+        return (*[tensors[name] for name in own], *answer.tensors)
 
     async def _answer_own(
-        self, request: InferRequest, place: int, wanted: tuple[str, ...], deadline: float | None
+        self,
+        request: InferRequest,
+        place: int,
+        arrival: Arrival,
+        wanted: tuple[str, ...],
+        deadline: float | None,
     ) -> InferResponse:
         """What this segment sends on, and the wanted results that it makes; see `ONLY_OWN_PARAMETER`."""
         segment = self._descriptor.segments[place]
-        tensors = await self._made(request, place, deadline)
+        tensors = await self._made(request, place, arrival, deadline)
         sends = segment.sends.tensors if segment.sends is not None else ()
         results = [result.name for result in segment.results if not wanted or result.name in wanted]
         names = dict.fromkeys((*(tensor.name for tensor in sends), *results))
@@ -338,60 +285,73 @@ class DataPlane:
         made = tuple(tensors[name] for name in names)
         return InferResponse(request.model, made, request.id, parameters, MODEL_VERSION)
 
-    async def _made(self, request: InferRequest, place: int, deadline: float | None) -> dict[str, InferTensor]:
+    async def _made(
+        self,
+        request: InferRequest,
+        place: int,
+        arrival: Arrival,
+        deadline: float | None,
+        onward: Onward | None = None,
+    ) -> dict[str, InferTensor]:
         """The request's tensors, checked, and what this segment makes of them."""
         segment = self._descriptor.segments[place]
         entry = BOUNDARY_PARAMETER not in request.parameters
         what = f"the model {request.model}" if entry else f"boundary {segment.accepts.id}"
+        if not arrival.is_whole and any(tensor.dtype == "string" for tensor in segment.accepts.tensors):
+            await arrival.whole()  # to check these is to read them
         tensors = check_tensors(request.tensors, segment.accepts.tensors, what=what)
         loaded = await self._store.get(place)
-        if loaded.computes:
-            tensors |= await self._compute(segment, loaded, tensors, deadline)
-        return tensors
+        if not loaded.computes:
+            await arrival.whole()
+            return tensors
+        return tensors | await self._compute(segment, loaded, tensors, arrival, deadline, onward)
 
     async def _compute(
         self,
         segment: SegmentDescriptor,
         loaded: LoadedSegment,
         tensors: Mapping[str, InferTensor],
+        arrival: Arrival,
         deadline: float | None,
+        onward: Onward | None,
     ) -> dict[str, InferTensor]:
         if self._tiling is not None and loaded.is_shared(self._tiling):
+            await arrival.whole()
             began = self._clock()
             shared = await loaded.run_shared(tensors, self._queue, self._tiling, deadline)
             asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, self._clock() - began)
             return shared
         cancellation = loaded.cancellation()
-        computed, seconds = await self._queue.run(lambda: loaded.run(tensors, cancellation), cancel=cancellation.cancel)
+        meanwhile, then = (None, None) if onward is None else (onward.announce, onward.send)
+        computed, seconds = await self._queue.run(
+            lambda: loaded.run(tensors, cancellation),
+            cancel=cancellation.cancel,
+            coming=arrival.coming,
+            meanwhile=meanwhile,
+            then=then,
+        )
         asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, seconds)
         return computed
 
     def _note_run(self, segment: str, loaded: LoadedSegment, seconds: float) -> None:
         self._metrics.observe_segment(segment, seconds)
         self._log.debug("segment computed", segment=segment, seconds=round(seconds, 6))
+        loaded.prepare()
         layers = loaded.take_layer_seconds()
         if layers:
             slowdown = self._queue.slowdown
             self._metrics.observe_layers(segment, {name: spent * slowdown for name, spent in layers.items()})
 
-    def _ordered(self, tensors: Sequence[InferTensor], wanted: Sequence[str]) -> tuple[InferTensor, ...]:
+    def _ordered(
+        self, answer: tuple[InferTensor, ...] | EncodedResponse, wanted: Sequence[str]
+    ) -> tuple[InferTensor, ...]:
         """The wanted outputs in the order wanted, checked, since the tiers above may be other programs."""
-        outputs = {tensor.name: tensor for tensor in self._descriptor.outputs}
+        tensors = decode_response(answer.data).tensors if isinstance(answer, EncodedResponse) else answer
         try:
-            found = check_tensors(tensors, [outputs[name] for name in wanted], what="the answer")
+            found = check_tensors(tensors, [self._outputs[name] for name in wanted], what="the answer")
         except InvalidRequestError as error:
             raise IntegrityError(f"the tiers above answered wrongly: {error}", subject=error.subject) from error
         return tuple(found[name] for name in wanted)
-
-
-def _only_own(request: InferRequest) -> bool:
-    """Whether a request asks for this worker's own part alone."""
-    asked = request.parameters.get(ONLY_OWN_PARAMETER, False)
-    if not isinstance(asked, bool):
-        raise InvalidRequestError(
-            f"the parameter {ONLY_OWN_PARAMETER} is {asked!r:.40}; it must be true or false", subject=ONLY_OWN_PARAMETER
-        )
-    return asked
 
 
 def _metadata(tensors: Sequence[Tensor]) -> tuple[TensorMetadata, ...]:

@@ -10,8 +10,8 @@ from tierflow.errors import InvalidInputError, InvalidRequestError, TierflowErro
 from tierflow.protocol import wire
 from tierflow.protocol.codec import decode_request, response_parts
 from tierflow.protocol.messages import OIP_DTYPES, Data, TensorMetadata
-from tierflow_worker.dataplane import Inference
 from tierflow_worker.health import Health
+from tierflow_worker.inference import Inference
 from tierflow_worker.logs import Log
 from tierflow_worker.rpc.server import Call, Handler, Parts, Server
 from tierflow_worker.rpc.status import Code, RpcError
@@ -78,14 +78,25 @@ class GrpcFace:
         return {f"/{wire.SERVICE}/{name}": handler for name, handler in methods.items()}
 
     async def _infer(self, data: Data, call: Call) -> Parts:
+        coming = call.coming
         began = time.perf_counter()
         try:
-            request = decode_request(data)
+            try:
+                request = decode_request(data, None if coming is None else call.there)
+            except InvalidRequestError:
+                if coming is None:
+                    raise
+                await coming.come()  # what is wrong with it shows once it is whole
+                coming, began = None, time.perf_counter()
+                request = decode_request(data)
         except InvalidRequestError as error:
             self._plane.note_refused(error, time.perf_counter() - began)
             raise RpcError(*to_status(error)) from error
         try:
-            return response_parts(await self._plane.infer(request, timeout=call.time_remaining()))
+            timeout = call.time_remaining()
+            if coming is None:
+                return response_parts(await self._plane.infer(request, timeout=timeout))
+            return response_parts(await self._plane.infer_announced(request, coming, timeout=timeout))
         except TierflowError as error:
             raise RpcError(*to_status(error)) from error
 

@@ -28,7 +28,7 @@ from tierflow.errors import (
 )
 from tierflow.protocol import rest
 from tierflow.protocol.messages import InferRequest, Parameter
-from tierflow_worker.dataplane import Inference
+from tierflow_worker.inference import Inference
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
 

@@ -50,6 +50,7 @@ class LoadedSegment:
         self._recorder = recorder
         self._session = session
         self._computed = computed_tensors(segment)
+        self._cancellations: list[Any] = []
         if session is not None:
             from tierflow_worker.runtime import numpy_dtype
 
@@ -92,9 +93,16 @@ class LoadedSegment:
 
     def cancellation(self) -> Any:
         """What ends a run of this segment: a `tierflow_worker.runtime.Cancellation`."""
+        if not self._cancellations:
+            self.prepare()
+        return self._cancellations.pop()
+
+    def prepare(self) -> None:
+        """Makes what the next run needs, so that it need not be made when a request waits for it."""
         from tierflow_worker.runtime import Cancellation
 
-        return Cancellation()
+        if not self._cancellations:
+            self._cancellations.append(Cancellation())
 
     def run(self, tensors: Mapping[str, InferTensor], cancellation: Any) -> dict[str, InferTensor]:
         """Computes what the segment sends and returns beside the tensors that it was given.
@@ -231,6 +239,7 @@ class SegmentStore:
         self._clock = clock
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loaded: dict[int, Future[LoadedSegment]] = {}
+        self._ready: dict[int, LoadedSegment] = {}  # what was loaded, as far as somebody has asked for it
         self._last_use: dict[int, float] = {}
 
     def begin(self, place: int) -> "Future[LoadedSegment]":
@@ -246,10 +255,13 @@ class SegmentStore:
         Raises:
             TierflowError: where it can't be loaded; the next call tries again.
         """
-        future = self.begin(place)
-        if future.done():
-            return future.result()
-        return await asyncio.shield(asyncio.wrap_future(future))
+        ready = self._ready.get(place)
+        if ready is not None:
+            self._last_use[place] = self._clock()
+            return ready
+        loaded = await asyncio.shield(asyncio.wrap_future(self.begin(place)))
+        self._ready[place] = loaded
+        return loaded
 
     def find(self, boundary: str) -> int:
         """The place of the newest segment that accepts a boundary.
@@ -276,6 +288,7 @@ class SegmentStore:
         )
         for place in idle:
             del self._loaded[place]
+            self._ready.pop(place, None)
         return idle
 
     def close(self) -> None:
