@@ -60,6 +60,8 @@ def _fuzzing_figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name, _chain(Path(name)) as (workers, request):
         entry = workers[Tier.DEVICE]
         rest = f"127.0.0.1:{entry.rest_port}"
+        for worker in workers.values():
+            worker.wait_for("settled")
         asyncio.run(fuzz(entry.address, rest, [request], count=_WARM_UP, seed=1))
         before = {tier: resident_bytes(worker.process.pid) for tier, worker in workers.items()}
         began = time.perf_counter()

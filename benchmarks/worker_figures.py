@@ -221,6 +221,8 @@ def _measure_chain(folder: Path, model: Model, tiers: Sequence[Tier]) -> _ChainT
     pixels = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
     request = InferRequest(PIPELINE, (InferTensor(image.name, image.dtype, image.shape, pixels.tobytes()),))
     try:
+        for worker in workers.values():
+            worker.wait_for("settled")
         with _client(workers[Tier.DEVICE].address) as ask, contextlib.closing(RawWire()) as raw:
             compute, transfer = _parts(folder, model, tiers, {image.name: pixels}, raw)
             calls = [lambda: ask(request), transfer, compute]

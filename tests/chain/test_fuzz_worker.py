@@ -37,6 +37,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.slow
 def test_after_ten_thousand_broken_requests_a_worker_answers_and_has_not_grown(chain: Served) -> None:
     processes = {tier: worker.process.pid for tier, worker in chain.workers.items()}
+    for worker in chain.workers.values():
+        worker.wait_for("settled")
     asyncio.run(fuzz(chain.grpc, chain.rest, VALID, count=WARM_UP, seed=1))
     before = {tier: resident_bytes(process) for tier, process in processes.items()}
     seen = asyncio.run(fuzz(chain.grpc, chain.rest, VALID, count=COUNT, seed=2))

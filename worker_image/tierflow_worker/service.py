@@ -22,7 +22,7 @@ from tierflow_worker.chain import DownstreamClient
 from tierflow_worker.dataplane import DataPlane
 from tierflow_worker.grpc_face import GrpcFace
 from tierflow_worker.logs import Log
-from tierflow_worker.memory import give_back
+from tierflow_worker.memory import give_back, use_huge_pages
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.probing import LinkWatch, Prober, neighbours_of
 from tierflow_worker.queue import ComputeQueue
@@ -37,6 +37,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
 _APPROVAL_CHECK_SECONDS = 0.05
 _PREVIOUS_AFTER_SECONDS = 2.0
+_HUGE_PAGES_AFTER_SECONDS = 15.0  # others that start with this worker have started by then
 _IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 
@@ -183,6 +184,7 @@ class Worker:
         if approval is not None and await self._is_approved(approval):
             taking_over.set()
             await become_ready()
+        background.append(asyncio.ensure_future(self._settle()))
         await self._stop.wait()
         for task in background:
             task.cancel()
@@ -224,6 +226,12 @@ class Worker:
         """Logs that something in the background ended, which it never does by itself; the worker serves on."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("measuring ended", error=repr(error))
+
+    async def _settle(self) -> None:
+        """Has what stays in memory mapped by huge pages, some time after the worker has become ready."""
+        await asyncio.sleep(_HUGE_PAGES_AFTER_SECONDS)
+        moved = await asyncio.to_thread(use_huge_pages)
+        self._log.info("settled", huge_page_bytes=moved)
 
     async def _keep_house(self, taking_over: asyncio.Event) -> None:
         # Others that start with this worker load what they will serve; what is only for the time of a switch can wait.
