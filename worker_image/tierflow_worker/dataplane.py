@@ -171,7 +171,8 @@ class DataPlane:
             raise
         finally:
             self._in_flight -= 1
-            if arrival.is_whole or not isinstance(problem, asyncio.CancelledError):  # else it never came
+            never_came = not arrival.is_whole and isinstance(problem, asyncio.CancelledError | DeadlineExceededError)
+            if not never_came:
                 # Counted once the answer is on its way, not before.
                 asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - arrival.at)
 

@@ -84,7 +84,10 @@ class Job:
     def _finish(self, result: Any, spent: tuple[float, float], error: BaseException | None) -> None:
         self._has_ended = True
         if error is None and self._then is not None and not self.done.done():
-            self._then(result)
+            try:
+                self._then(result)
+            except Exception as problem:
+                error = problem
         if self._timer is not None:
             self._timer.cancel()
         if self._ended is not None:

@@ -283,6 +283,21 @@ def test_what_is_to_be_done_meanwhile_and_with_the_result_is_done_in_that_order(
     run(check)
 
 
+def test_an_error_in_what_is_done_with_the_result_reaches_whoever_waits() -> None:
+    async def check() -> None:
+        queue = ComputeQueue(5)
+
+        def refuse(result: int) -> None:
+            raise ValueError(f"no use for {result}")
+
+        with pytest.raises(ValueError, match="no use for 7"):
+            await queue.run(lambda: 7, cancel=nothing, then=refuse)
+        assert (await queue.run(lambda: 8, cancel=nothing))[0] == 8
+        queue.close()
+
+    run(check)
+
+
 def test_nothing_is_done_with_the_result_of_what_was_given_up_or_failed() -> None:
     async def check() -> None:
         queue, events, gate, began = ComputeQueue(5), list[Any](), threading.Event(), threading.Event()
