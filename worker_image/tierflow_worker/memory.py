@@ -46,23 +46,22 @@ def give_back() -> None:
         library.malloc_trim(0)
 
 
-def use_huge_pages() -> int:
-    """Has memory that is in use all through mapped by huge pages, where the system allows it; returns its bytes.
+def use_huge_pages() -> Iterator[int]:
+    """Has memory that is in use all through mapped by huge pages, where the system allows it; yields each step's bytes.
 
     After a computation the processor's caches hold neither the data nor the page table's entries that a request needs
-    next; in huge pages it needs few of those. Takes some tenths of a second for hundreds of megabytes.
+    next; in huge pages it needs few of those. A step is one huge page, and takes about a millisecond.
     """
     library = _library()
     if library is None or not hasattr(library, "madvise") or not _allowed():
-        return 0
-    moved = 0
+        return
     for heap in re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) rw-p .*\[heap\]$", _mappings(), re.MULTILINE):
         _advise(library, int(heap[1], 16), int(heap[2], 16), _MADV_HUGEPAGE)  # what it will have in use, too
     for begin, end in _full_runs():
         _advise(library, begin, end, _MADV_HUGEPAGE)
-        if _advise(library, begin, end, _MADV_COLLAPSE):
-            moved += end - begin
-    return moved
+        for place in range(begin, end, _HUGE_BYTES):
+            if _advise(library, place, place + _HUGE_BYTES, _MADV_COLLAPSE):
+                yield _HUGE_BYTES
 
 
 def _advise(library: ctypes.CDLL, begin: int, end: int, advice: int) -> bool:

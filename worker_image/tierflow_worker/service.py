@@ -38,6 +38,7 @@ _SHORTEST_CHECK_SECONDS = 0.05
 _APPROVAL_CHECK_SECONDS = 0.05
 _PREVIOUS_AFTER_SECONDS = 2.0
 _HUGE_PAGES_AFTER_SECONDS = 15.0  # others that start with this worker have started by then
+_POLITE_CHECKS = 10
 _IDLE_CHECKS = 20  # so many in a row without a request under way: those in the servers' hands have come by then
 
 
@@ -230,7 +231,14 @@ class Worker:
     async def _settle(self) -> None:
         """Has what stays in memory mapped by huge pages, some time after the worker has become ready."""
         await asyncio.sleep(_HUGE_PAGES_AFTER_SECONDS)
-        moved = await asyncio.to_thread(use_huge_pages)
+        moved, steps = 0, use_huge_pages()
+        while (step := await asyncio.to_thread(next, steps, None)) is not None:
+            moved += step
+            # A request would wait for the pages that are being moved: one at a time, and mostly when there is none.
+            for _ in range(_POLITE_CHECKS):
+                if not self._plane.in_flight:
+                    break
+                await asyncio.sleep(_SHORTEST_CHECK_SECONDS)
         self._log.info("settled", huge_page_bytes=moved)
 
     async def _keep_house(self, taking_over: asyncio.Event) -> None:

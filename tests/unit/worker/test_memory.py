@@ -18,7 +18,7 @@ def resident() -> int:
 full = bytearray(b"x") * {_SIZE}
 reserved = bytearray({_SIZE})  # zeroed by the system when it is used, which it is not
 before = resident()
-moved = use_huge_pages()
+moved = sum(use_huge_pages())
 print(moved, resident() - before, set(full) == {{120}})
 """
 
