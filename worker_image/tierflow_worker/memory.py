@@ -84,7 +84,6 @@ def _full_runs() -> Iterator[tuple[int, int]]:
     """Where private memory without a file lies that is in use all through, as runs of whole huge pages."""
     import numpy as np  # no process that merely imports this needs it
 
-    page = _HUGE_BYTES // _PAGES
     with contextlib.suppress(OSError), Path("/proc/self/pagemap").open("rb", buffering=0) as table:
         for found in _MAPPING.finditer(_mappings()):
             first = -(-int(found[1], 16) // _HUGE_BYTES)
@@ -96,7 +95,7 @@ def _full_runs() -> Iterator[tuple[int, int]]:
             present = (entries >> np.uint64(63)).reshape(-1, _PAGES).sum(1)
             full = np.flatnonzero(np.diff(present >= _FULL * _PAGES, prepend=False, append=False))
             for begin, end in full.reshape(-1, 2).tolist():
-                yield (first + begin) * _PAGES * page, (first + end) * _PAGES * page
+                yield (first + begin) * _HUGE_BYTES, (first + end) * _HUGE_BYTES
 
 
 def _library() -> ctypes.CDLL | None:

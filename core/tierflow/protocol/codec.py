@@ -16,9 +16,10 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from tierflow.errors import IntegrityError, InvalidRequestError
+from tierflow.model.wire import header
 from tierflow.protocol import heads, wire
 from tierflow.protocol.elements import pack
-from tierflow.protocol.fields import MalformedError, tagged, take_out
+from tierflow.protocol.fields import MalformedError, take_out
 from tierflow.protocol.messages import (
     MOST_DIMENSIONS,
     SECONDS_PARAMETER,
@@ -49,9 +50,9 @@ _CONTENTS: Final = {
 
 # How the seconds' entry of a response's parameters begins: its key, and the tag of a double.
 _SECONDS_HEAD: Final = (
-    tagged(1, len(SECONDS_PARAMETER)) + SECONDS_PARAMETER.encode() + tagged(2, 1 + _DOUBLE.size) + b"\x21"
+    header(1, len(SECONDS_PARAMETER)) + SECONDS_PARAMETER.encode() + header(2, 1 + _DOUBLE.size) + b"\x21"
 )
-_SECONDS_TAG: Final = tagged(_PARAMETER_FIELD, len(_SECONDS_HEAD) + _DOUBLE.size)
+_SECONDS_TAG: Final = header(_PARAMETER_FIELD, len(_SECONDS_HEAD) + _DOUBLE.size)
 
 
 def encode_request(request: InferRequest) -> bytes:
@@ -73,7 +74,7 @@ def beginning_of(request: InferRequest, size: int) -> bytes:
         size: The content's, in bytes.
     """
     [head, *_] = request_parts(request)
-    return bytes(head) + tagged(_RAW_INPUT_FIELD, size)
+    return bytes(head) + header(_RAW_INPUT_FIELD, size)
 
 
 def decode_request(data: Data, there: int | None = None) -> InferRequest:
@@ -169,10 +170,10 @@ def decode_response(data: Data) -> InferResponse:
 def _splice(head: bytes, named: str, field: int, tensors: Iterable[InferTensor]) -> list[Data]:
     if named:
         encoded = named.encode()
-        head += tagged(_ID_FIELD, len(encoded)) + encoded
+        head += header(_ID_FIELD, len(encoded)) + encoded
     parts: list[Data] = [head]
     for tensor in tensors:
-        parts += (tagged(field, len(tensor.data)), tensor.data)
+        parts += (header(field, len(tensor.data)), tensor.data)
     return parts
 
 
@@ -203,7 +204,7 @@ def _divide_parameters(taken: Iterable[tuple[int, memoryview]]) -> tuple[bytes, 
         if len(content) == size + _DOUBLE.size and content[:size] == _SECONDS_HEAD:
             [seconds[SECONDS_PARAMETER]] = _DOUBLE.unpack(content[size:])
         else:
-            others += tagged(_PARAMETER_FIELD, len(content)) + bytes(content)
+            others += header(_PARAMETER_FIELD, len(content)) + bytes(content)
     return others, seconds
 
 

@@ -2,30 +2,15 @@
 
 from typing import Final
 
+from tierflow.model.wire import DELIMITED
 from tierflow.protocol.messages import Data
 
-LENGTH_DELIMITED: Final = 2
 _FIXED_SIZES: Final = {1: 8, 5: 4}
 _MOST_FIELDS: Final = 65_536  # more top-level fields than this are an attack on memory, not a request
 
 
 class MalformedError(Exception):
     """The bytes are no protobuf message; says where and why."""
-
-
-def tagged(field: int, length: int) -> bytes:
-    """What stands before the content of a field that has a length."""
-    return write_varint(field << 3 | LENGTH_DELIMITED) + write_varint(length)
-
-
-def write_varint(value: int) -> bytes:
-    """A number that isn't negative, as protobuf writes it."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def take_out(
@@ -55,7 +40,7 @@ def take_out(
         began = place
         tag, place = _read_varint(data, place)
         number, kind = tag >> 3, tag & 7
-        if kind != LENGTH_DELIMITED:
+        if kind != DELIMITED:
             if number in fields or not number:
                 raise MalformedError(f"field {number} at byte {began} has the wire type {kind}")
             place = _skip(data, place, kind)
