@@ -15,7 +15,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
 import msgspec
 
@@ -76,14 +76,15 @@ class Cutting:
     """A process that cuts out the model of one segment, and has the runtime make kernels of it where runs are tiled.
 
     Args:
-        descriptor_file: The worker's descriptor.
-        place: The segment's place in it.
+        descriptor: Of a worker that has this segment alone.
         cache_dir: Where models and segments are kept.
     """
 
-    def __init__(self, descriptor_file: Path, place: int, cache_dir: Path) -> None:
-        command = [sys.executable, "-m", __name__, str(descriptor_file), str(place), str(cache_dir)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603 - ours
+    def __init__(self, descriptor: WorkerDescriptor, cache_dir: Path) -> None:
+        command = [sys.executable, "-m", __name__, str(cache_dir)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
+        with contextlib.suppress(BrokenPipeError), cast(IO[bytes], self._process.stdin) as told:
+            told.write(descriptors.encode(descriptor))  # if it has ended already, `wait` says why
 
     def wait(self) -> None:
         """Waits until the segment's file is there.
@@ -91,8 +92,8 @@ class Cutting:
         Raises:
             TierflowError: what the process failed with.
         """
-        output, _ = self._process.communicate()
-        if self._process.returncode == 0:
+        output = cast(IO[bytes], self._process.stdout).read()
+        if self._process.wait() == 0:
             return
         try:
             report = msgspec.json.decode(output, type=_Report)
@@ -179,15 +180,15 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def main() -> int:
-    """Cuts the segment that the command line names; prints a report where that fails."""
-    descriptor_file, place, cache_dir = sys.argv[1:]
+    """Cuts the segment of the descriptor on standard input; prints a report where that fails."""
+    cache_dir = Path(sys.argv[1])
     try:
-        descriptor = descriptors.decode(Path(descriptor_file).read_bytes())
-        segment = descriptor.segments[int(place)]
-        if not segment_file(descriptor, segment, Path(cache_dir)).exists():
-            extract(descriptor, segment, Path(cache_dir))
-        if segment.runs and not kernels_file(descriptor, segment, Path(cache_dir)).exists():
-            make_kernels(descriptor, segment, Path(cache_dir))
+        descriptor = descriptors.decode(sys.stdin.buffer.read())
+        (segment,) = descriptor.segments
+        if not segment_file(descriptor, segment, cache_dir).exists():
+            extract(descriptor, segment, cache_dir)
+        if segment.runs and not kernels_file(descriptor, segment, cache_dir).exists():
+            make_kernels(descriptor, segment, cache_dir)
     except (TierflowError, OSError) as error:
         kind = type(error).__name__ if isinstance(error, TierflowError) else TierflowError.__name__
         report = _Report(kind, str(error), getattr(error, "subject", ""))

@@ -14,7 +14,7 @@ from tierflow.descriptor import WorkerDescriptor
 from tierflow.errors import InvalidInputError, TierflowError
 from tierflow_worker.logs import Log, adopt_libraries
 from tierflow_worker.memory import keep_freed_memory
-from tierflow_worker.segments import SegmentLoader, SegmentStore
+from tierflow_worker.segments import LoadedSegment, SegmentLoader, SegmentStore
 from tierflow_worker.settings import Settings, read_settings
 
 _BAD_INPUT: Final = 2
@@ -47,8 +47,12 @@ def _read_descriptor(settings: Settings) -> WorkerDescriptor:
 
 def _run(settings: Settings, descriptor: WorkerDescriptor, log: Log, began: float) -> None:
     keep_freed_memory()
-    loader = SegmentLoader(descriptor, settings.descriptor, settings.cache_dir, threads=settings.threads, log=log)
-    store = SegmentStore(descriptor.segments, loader.load, idle_seconds=settings.drain_seconds)
+    loader = SegmentLoader(descriptor, settings.cache_dir, threads=settings.threads, log=log)
+
+    def load(place: int) -> LoadedSegment:
+        return loader.load(descriptor.segments[place])
+
+    store = SegmentStore(descriptor.segments, load, idle_seconds=settings.drain_seconds)
     if descriptor.segments:
         log.info("loading segment", segment=descriptor.segments[0].id, layers=descriptor.segments[0].layers)
         store.begin(0)

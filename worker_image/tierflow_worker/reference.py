@@ -1,6 +1,5 @@
 """The whole model's answer to an input, computed in the background as by a worker that has all layers."""
 
-import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -9,7 +8,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from tierflow import descriptor as descriptors
 from tierflow.descriptor import Boundary, SegmentDescriptor, WorkerDescriptor
 from tierflow.protocol.messages import InferTensor
 from tierflow.tiers import Tier
@@ -36,10 +34,7 @@ class Reference:
         self.answer: Final[Future[Tensors]] = Future()
         self._input: Future[Tensors] = Future()
         self._whole = _whole(descriptor)
-        self._folder = tempfile.TemporaryDirectory(prefix="tierflow-check-")
-        file = Path(self._folder.name, "whole.json")
-        file.write_bytes(descriptors.encode(self._whole))
-        self._loader = SegmentLoader(self._whole, file, cache_dir, threads=threads)
+        self._loader = SegmentLoader(self._whole, cache_dir, threads=threads)
         self._thread = threading.Thread(target=self._compute, name="reference", daemon=True)
         self._thread.start()
 
@@ -50,12 +45,11 @@ class Reference:
     def stop(self) -> bool:
         """Ends what it has under way; False where a computation goes on, which nothing can end."""
         self._loader.stop()
-        self._folder.cleanup()
         return self.answer.done()
 
     def _compute(self) -> None:
         try:
-            loaded = self._loader.load(0)
+            loaded = self._loader.load(self._whole.segments[0])
             known = dict(self._input.result())
             if loaded.computes:
                 known |= loaded.run(known, loaded.cancellation())

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
+
 from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import InvalidModelError, UnknownBoundaryError, UnsupportedError
 from tierflow.protocol.messages import InferTensor
@@ -133,7 +135,6 @@ class SegmentLoader:
 
     Args:
         descriptor: The worker's descriptor.
-        descriptor_file: The file it was read from.
         cache_dir: Where models and segments are kept.
         threads: Threads within a layer.
         log: Bound to the worker; None for none.
@@ -142,7 +143,6 @@ class SegmentLoader:
     def __init__(
         self,
         descriptor: WorkerDescriptor,
-        descriptor_file: Path,
         cache_dir: Path,
         *,
         threads: int,
@@ -150,26 +150,24 @@ class SegmentLoader:
     ) -> None:
         self._log = log
         self._descriptor = descriptor
-        self._descriptor_file = descriptor_file
         self._cache_dir = cache_dir
         self._threads = threads
         self._cutting: Cutting | None = None
 
-    def load(self, place: int) -> LoadedSegment:
-        """Loads the segment at a place in the descriptor. Blocks; may be called from any one thread at a time.
+    def load(self, segment: SegmentDescriptor) -> LoadedSegment:
+        """Loads a segment of the descriptor's model. Blocks; may be called from any one thread at a time.
 
         Raises:
             TierflowError: where the model can't be had, not be cut there, or not be loaded.
         """
         began = time.perf_counter()
-        segment = self._descriptor.segments[place]
         if not computed_tensors(segment):
             return LoadedSegment(segment, None)
         file = segment_file(self._descriptor, segment, self._cache_dir)
         kernels = kernels_file(self._descriptor, segment, self._cache_dir) if segment.runs else file
         was_cached = file.exists() and kernels.exists()
         if not was_cached:
-            self._cutting = Cutting(self._descriptor_file, place, self._cache_dir)
+            self._cutting = Cutting(msgspec.structs.replace(self._descriptor, segments=(segment,)), self._cache_dir)
         from tierflow_worker.runtime import create_session  # takes its time, in which the other process cuts
 
         if self._cutting:
@@ -185,7 +183,7 @@ class SegmentLoader:
                 raise
             # A damaged file in the cache must not stop this worker for good: cut it out again.
             shutil.rmtree(file.parent)
-            return self.load(place)
+            return self.load(segment)
         return LoadedSegment(segment, session, load_seconds=time.perf_counter() - began, recorder=recorder)
 
     def _load_tiled(self, segment: SegmentDescriptor, kernels: Path, began: float) -> LoadedSegment | None:
