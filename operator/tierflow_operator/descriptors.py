@@ -41,7 +41,8 @@ def worker_descriptors(
     """The descriptors of all tiers, and that of the tile workers where the plan tiles.
 
     A tier whose segment the plan leaves alone keeps its descriptor to the byte, with what it serves from before. Where
-    the segment changes, the one before stays as the second, for requests whose sender doesn't know the new plan yet.
+    the segment changes, the one before stays as the second, for requests whose sender doesn't know the new plan yet;
+    unless no tier below sends what it accepts any more.
 
     Args:
         pipeline: Name of the pipeline.
@@ -53,7 +54,10 @@ def worker_descriptors(
         tile_workers: Where the edge's worker finds the tile workers, should the plan tile.
         live: The descriptors in force by component; none for one that has no worker yet.
     """
-    segments = {tier: _segments(_segment(graph, plan, tier, addresses), model, live.get(tier)) for tier in TIERS}
+    segments = {
+        tier: _segments(_segment(graph, plan, tier, addresses), model, live.get(tier), _sent_below(tier, live))
+        for tier in TIERS
+    }
     described: dict[str, WorkerDescriptor] = {
         tier: WorkerDescriptor(
             pipeline=pipeline,
@@ -135,11 +139,31 @@ def _without_grids(segment: SegmentDescriptor) -> SegmentDescriptor:
 
 
 def _segments(
-    wanted: SegmentDescriptor | None, model: ModelReference, live: WorkerDescriptor | None
+    wanted: SegmentDescriptor | None,
+    model: ModelReference,
+    live: WorkerDescriptor | None,
+    sent: frozenset[str] | None,
 ) -> tuple[SegmentDescriptor, ...]:
-    """The wanted segment first, then the last one that accepted something else."""
+    """The wanted segment first, then the last one that accepted something else which is still sent."""
     before = live.segments if live is not None and live.model == model else ()
     if wanted is None:
         return before  # the tier below may still send to it, and nothing is gained by replacing an idle worker
-    kept = [segment for segment in before if segment.accepts.id != wanted.accepts.id]
+    if before and before[0] == wanted:
+        return before  # nor by replacing one because of what it has besides
+    kept = [
+        segment
+        for segment in before
+        if segment.accepts.id != wanted.accepts.id and (sent is None or segment.accepts.id in sent)
+    ]
     return (wanted, *kept)[:_MOST_SEGMENTS]
+
+
+def _sent_below(tier: Tier, live: Mapping[str, WorkerDescriptor]) -> frozenset[str] | None:
+    """The boundaries that the workers below a tier can send, by the descriptors in force; None where any is missing."""
+    below = [live.get(lower) for lower in TIERS if lower.rank < tier.rank]
+    known = [descriptor for descriptor in below if descriptor is not None]
+    if len(known) < len(below):
+        return None
+    return frozenset(
+        segment.sends.id for descriptor in known for segment in descriptor.segments if segment.sends is not None
+    )

@@ -122,11 +122,28 @@ def test_a_segment_that_accepts_the_same_replaces_the_one_before_entirely() -> N
     assert [part.id for part in edge.segments] == [plan(2, 4).segment(Tier.EDGE).id]
 
 
+def test_a_segment_that_no_tier_below_sends_to_any_more_is_forgotten_when_the_worker_changes_next() -> None:
+    first, second, third = plan(2, 3), plan(3, 3), plan(3, 4)
+    live = rendered(second, rendered(first))
+    edge = served(rendered(third, live))[Tier.EDGE]
+    assert [part.id for part in edge.segments] == [third.segment(Tier.EDGE).id]
+
+
+def test_a_segment_before_stays_where_it_is_not_known_what_the_tier_below_sends() -> None:
+    first, second, third = plan(2, 3), plan(3, 3), plan(3, 4)
+    live = rendered(second, rendered(first))
+    unknown = tuple(entry for entry in live if not (entry["kind"] == "ConfigMap" and tier_of(entry) is Tier.DEVICE))
+    edge = served(rendered(third, unknown))[Tier.EDGE]
+    assert [part.id for part in edge.segments] == [third.segment(Tier.EDGE).id, first.segment(Tier.EDGE).id]
+
+
 def test_no_rollout_ever_meets_a_worker_that_does_not_know_a_boundary() -> None:
     plans = [plan(2, 3), plan(4, 2), plan(0, 8), plan(8, 0), plan(3, 0), plan(0, 0)]
-    for first, second in itertools.permutations(plans, 2):
-        running = dict(served(rendered(first)))
-        for tier, descriptor in reversed(served(rendered(second, rendered(first))).items()):
+    for first, second, third in itertools.permutations(plans, 3):
+        live = rendered(second, rendered(first))
+        running = dict(served(live))
+        check_chain(running)
+        for tier, descriptor in reversed(served(rendered(third, live)).items()):
             running[tier] = descriptor
             check_chain(running)
 
