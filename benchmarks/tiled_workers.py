@@ -58,7 +58,7 @@ def edge_descriptor(
 
 def tile_descriptor(edge: WorkerDescriptor) -> WorkerDescriptor:
     """The descriptor of the tile workers of an edge worker."""
-    return msgspec.structs.replace(edge, role="tiles", tile_workers="")
+    return msgspec.structs.replace(edge, segments=(), probes=(), role="tiles", tile_workers="")
 
 
 def answering(segment: SegmentDescriptor) -> SegmentDescriptor:

@@ -81,9 +81,10 @@ class WorkerDescriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         model: The whole model.
         inputs: The whole model's inputs, for metadata at the entry.
         outputs: The whole model's outputs.
-        segments: The current segment first, then those still served for requests under way; () for a standby.
+        segments: The current segment first, then those still served for requests under way; () for a standby, and for
+            a tile worker, which edge workers tell what to hold.
         probes: Neighbours whose link is to be measured also when no request uses it.
-        role: `tier` serves requests for its segments; `tiles` computes tiles of its segments' runs and nothing else.
+        role: `tier` serves requests for its segments; `tiles` computes tiles of edge workers' runs and nothing else.
         tile_workers: Where the workers of role `tiles` are: `host:port` of a headless Service, whose name resolves to
             all of them, or several addresses with commas between; "" where there are none.
         version: Of this document's shape.

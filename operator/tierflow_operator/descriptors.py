@@ -75,7 +75,10 @@ def worker_descriptors(
         for tier in TIERS
     }
     if plan.tiling:
-        described[TILES] = _of_tile_workers(described[Tier.EDGE], live.get(TILES))
+        # The edge's worker tells them what to hold, so that a plan with other runs leaves them as they are.
+        described[TILES] = msgspec.structs.replace(
+            described[Tier.EDGE], segments=(), probes=(), role="tiles", tile_workers=""
+        )
     return described
 
 
@@ -116,26 +119,6 @@ def _runs(graph: Graph, plan: Plan) -> tuple[RunDescriptor, ...]:
         )
         for run in plan.tiling
     )
-
-
-def _of_tile_workers(edge: WorkerDescriptor, live: WorkerDescriptor | None) -> WorkerDescriptor:
-    """What tile workers are told: the runs of the edge's segments, and those of the segment before.
-
-    They hold the latter until the edge's worker, which is replaced after them, asks for them no more. Grids are left
-    out, for any tile of a run can be computed: they change without the tile workers.
-    """
-    wanted = [_without_grids(segment) for segment in edge.segments if segment.runs]
-    ids = {segment.id for segment in wanted}
-    before = live.segments if live is not None and live.model == edge.model else ()
-    kept = [segment for segment in before if segment.id not in ids]
-    return msgspec.structs.replace(
-        edge, segments=(*wanted, *kept)[:_MOST_SEGMENTS], probes=(), role="tiles", tile_workers=""
-    )
-
-
-def _without_grids(segment: SegmentDescriptor) -> SegmentDescriptor:
-    runs = tuple(msgspec.structs.replace(run, rows=1, columns=1) for run in segment.runs)
-    return msgspec.structs.replace(segment, runs=runs)
 
 
 def _segments(

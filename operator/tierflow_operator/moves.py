@@ -229,7 +229,7 @@ def _running_workers(scene: Scene) -> tuple[dict[Tier, str] | None, str]:
         if address is None:
             return None, f"waits for the {tier}'s new worker{_trouble(scene, tier)}"
         workers[tier] = address
-    if TILES in scene.config_maps and not scene.has_taken_over(TILES):
+    if TILES in scene.config_maps and not scene.has_enough(TILES):
         return None, f"waits for tile workers{_trouble(scene, TILES)}"
     return workers, ""
 

@@ -35,6 +35,9 @@ CONTENT_ANNOTATION: Final = "tierflow.dev/content"
 _SCALED: Final = "replicas"
 """Of a Deployment, not in that hash: it is one field, written alone where only the number of workers changes."""
 
+_FOUND_SECONDS: Final = 10
+"""Until then a tile worker that has become ready is found by the edge's, and holds the runs."""
+
 
 def render(
     pipeline: InferencePipeline,
@@ -200,7 +203,9 @@ def _service_ports() -> list[Manifest]:
 def _deployment(
     pipeline: InferencePipeline, component: str, config_map: str, release: Release, *, edge_workers: int
 ) -> Manifest:
-    replicas = edge_workers - 1 if component == TILES else pipeline.spec.tier(Tier(component)).replicas
+    tiles = component == TILES
+    replicas = edge_workers - 1 if tiles else pipeline.spec.tier(Tier(component)).replicas
+    deadline = pipeline.spec.rollout.progress_deadline_seconds
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -209,12 +214,14 @@ def _deployment(
             # Where the manifest gives no number, whoever scales the Deployment has the field to himself.
             **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 2,
-            "progressDeadlineSeconds": pipeline.spec.rollout.progress_deadline_seconds,
+            "progressDeadlineSeconds": deadline,
+            # The edge's worker finds a tile worker and has it load the runs; until then those before it stay.
+            **({"minReadySeconds": min(_FOUND_SECONDS, deadline - 1)} if tiles and deadline > 1 else {}),
             "selector": {"matchLabels": selector_of(pipeline, component)},
             # A worker leaves only when its successor is ready. Tile workers start all at once: a move waits for them.
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": "100%" if component == TILES else 1, "maxUnavailable": 0},
+                "rollingUpdate": {"maxSurge": "100%" if tiles else 1, "maxUnavailable": 0},
             },
             "template": {
                 "metadata": {"labels": labels_of(pipeline, component)},

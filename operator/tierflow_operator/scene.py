@@ -9,7 +9,7 @@ from tierflow_operator.descriptors import TILES
 from tierflow_operator.pods import Manifest, Release
 from tierflow_operator.record import Record
 from tierflow_operator.render import config_map_of
-from tierflow_operator.rollout import deployments_of, is_complete, serve_alone
+from tierflow_operator.rollout import deployments_of, is_complete, is_ready, pods_of, serve_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,16 @@ class Scene:
         return deployment is not None and serve_alone(
             self.live, component, self.config_maps[component], deployment["spec"].get("replicas", 1)
         )
+
+    def has_enough(self, component: str) -> bool:
+        """Whether so many of a component's workers as are wanted serve what is wanted, whoever else is left."""
+        if self.has_taken_over(component):
+            return True
+        deployment = self._wanted_deployment(component)
+        if deployment is None:
+            return False
+        ready = [pod for pod in pods_of(self.live, component, self.config_maps[component]) if is_ready(pod)]
+        return len(ready) >= int(deployment["spec"].get("replicas", 1))
 
     def _wanted_deployment(self, component: str) -> Manifest | None:
         """A component's live Deployment, where its pods are to serve what is wanted."""

@@ -22,7 +22,6 @@ from factories.tiled import (
     inputs_of,
     residual,
     tiled_segment,
-    wait_for_tile_workers,
 )
 from tierflow.model import open_model
 from tierflow.model.model import Model
@@ -167,7 +166,9 @@ def test_a_standby_refuses_and_so_does_a_worker_whose_parameter_is_no_truth_valu
     asyncio.run(check())
 
 
-def test_a_tiled_segments_own_part_is_shared_with_the_tile_workers_that_are_there(tmp_path: Path) -> None:
+def test_a_tiled_segments_own_part_waits_for_tile_workers_and_is_shared_with_them(
+    tmp_path: Path,
+) -> None:
     with cast_of(str(saved(residual(), tmp_path)), tmp_path) as cast:
         edge = tiled_edge(cast)
         inputs = inputs_of(cast.model, 3)
@@ -182,11 +183,10 @@ def test_a_tiled_segments_own_part_is_shared_with_the_tile_workers_that_are_ther
 
 
 def tiled_edge(cast: Cast) -> Any:
-    """An edge worker that computes all layers, waits for its approval and knows a tile worker."""
+    """An edge worker that computes all layers and waits for its approval, with a tile worker that holds nothing yet."""
     segment = tiled_segment(cast.model, everything_at_the_edge(cast.model.graph), FOUR)
-    [tiles] = cast.tile_workers([segment], 1)
+    [tiles] = cast.tile_workers([], 1)
     descriptor = edge_descriptor(cast.model, cast.uri, [segment], tiles.address)
     edge = cast.start(descriptor, approval_file=cast.folder / "never")
     edge.wait_for("waiting for approval")
-    wait_for_tile_workers(edge, 1)
     return edge

@@ -127,9 +127,12 @@ def test_current_and_previous_segments_are_both_computed_in_tiles(tmp_path: Path
         later = tuple(Tier.DEVICE if at <= place else Tier.EDGE for at in range(len(graph.layers)))
         current = tiled_segment(cast.model, everything_at_the_edge(graph))
         previous = tiled_segment(cast.model, later, every_block=True)
-        tiles = cast.tile_workers([current, previous], 2)
-        edge = cast.edge_worker([current, previous], ",".join(worker.address for worker in tiles))
+        where = ",".join(worker.address for worker in cast.tile_workers([], 2))
+        before = cast.edge_worker([previous], where)
+        wait_for_tile_workers(before, 2)
+        edge = cast.edge_worker([current, previous], where)
         wait_for_tile_workers(edge, 2)
+        before.stop()
         plain = cast.edge_worker([untiled(current), untiled(previous)], "")
         for segment in (current, previous):
             for request in boundary_requests(segment):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,11 +12,21 @@ from benchmarks.workers import PIPELINE, WorkerProcess
 from factories.clients import Answer, send_grpc
 from factories.models import saved
 from factories.planes import array_of, tensor_of
-from factories.tiled import FOUR, cast_of, everything_at_the_edge, residual, tiled_segment
+from factories.tiled import (
+    FOUR,
+    Cast,
+    ask_to_hold,
+    cast_of,
+    eventually,
+    everything_at_the_edge,
+    residual,
+    tiled_segment,
+)
 from tierflow.descriptor import RunDescriptor, SegmentDescriptor
 from tierflow.protocol.codec import encode_request
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
+    HOLD_PARAMETER,
     RUN_PARAMETER,
     TILE_PARAMETER,
     InferRequest,
@@ -24,6 +35,7 @@ from tierflow.protocol.messages import (
 from tierflow.tiling.layout import layout
 from tierflow.tiling.region import Region
 from tierflow.tiling.rules import Extents
+from tierflow_worker.tiling.holdings import RunsWanted
 from tierflow_worker.tiling.requests import write_tile
 
 
@@ -31,10 +43,15 @@ from tierflow_worker.tiling.requests import write_tile
 class Stage:
     """A tile worker, and a request for a tile that it can answer."""
 
+    cast: Cast
     worker: WorkerProcess
     segment: SegmentDescriptor
     run: RunDescriptor
     good: InferRequest
+
+    @property
+    def identity(self) -> str:
+        return self.cast.model.identity
 
     def ask(self, request: InferRequest) -> Answer:
         return send_grpc(self.worker.address, encode_request(request))
@@ -58,7 +75,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             (tensor_of(run.input.name, np.ones(run.input.shape, np.float32)),),
             parameters={RUN_PARAMETER: run.id, TILE_PARAMETER: write_tile(whole(run))},
         )
-        yield Stage(worker, segment, run, good)
+        yield Stage(cast, worker, segment, run, good)
         assert worker.stop() == 0
 
 
@@ -85,6 +102,36 @@ def test_a_good_one_is_answered_with_the_tile(stage: Stage) -> None:
     made = array_of(answer.tensors[stage.run.output.name])
     assert made.shape == stage.run.output.shape
     assert np.abs(made).max() > 0
+
+
+def test_what_it_is_asked_to_hold_must_be_a_segment_with_runs(stage: Stage) -> None:
+    unknown = InferRequest(PIPELINE, (), parameters={HOLD_PARAMETER: '{"model": "other"}'})
+    refused(stage, unknown, "INVALID_ARGUMENT", HOLD_PARAMETER, "missing required field `segment`")
+    bare = RunsWanted(stage.identity, msgspec.structs.replace(stage.segment, runs=()))
+    request = InferRequest(PIPELINE, (), parameters={HOLD_PARAMETER: msgspec.json.encode(bare).decode()})
+    refused(stage, request, "INVALID_ARGUMENT", stage.segment.id, "has no runs")
+
+
+def test_a_segment_of_another_model_and_one_that_cannot_be_cut_are_not_held(stage: Stage) -> None:
+    other = msgspec.json.encode(RunsWanted("sha256:other", stage.segment)).decode()
+    answer = ask_to_hold(stage.worker, other)
+    assert (answer.runs, "sha256:other" in answer.refused) == ((stage.run.id,), True)
+    nowhere = msgspec.structs.replace(
+        stage.run, id="nowhere", output=msgspec.structs.replace(stage.run.output, name="no")
+    )
+    broken = msgspec.structs.replace(stage.segment, id="broken", runs=(nowhere,))
+    wanted = msgspec.json.encode(RunsWanted(stage.identity, broken)).decode()
+    eventually(lambda: "segment broken can't be loaded" in ask_to_hold(stage.worker, wanted).refused, "refused")
+    assert ask_to_hold(stage.worker, wanted).runs == (stage.run.id,)
+
+
+def test_a_worker_of_a_tier_holds_no_runs_and_computes_no_tiles_for_others(stage: Stage) -> None:
+    edge = stage.cast.edge_worker([stage.segment], "")
+    wanted = msgspec.json.encode(RunsWanted(stage.identity, stage.segment)).decode()
+    hold = InferRequest(PIPELINE, (), parameters={HOLD_PARAMETER: wanted})
+    for request in (hold, stage.good):
+        answer = send_grpc(edge.address, encode_request(request))
+        assert (answer.status, "being no tile worker" in answer.text) == ("FAILED_PRECONDITION", True)
 
 
 def test_a_run_that_is_not_held_is_a_failed_precondition(stage: Stage) -> None:

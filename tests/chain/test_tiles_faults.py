@@ -47,7 +47,7 @@ class Stage:
 
     def begin(self, place: int, **flags: Any) -> WorkerProcess:
         """Starts a tile worker at one of the places."""
-        descriptor = self.cast.tile_descriptor([self.segment])
+        descriptor = self.cast.tile_descriptor()
         self.tiles[place] = self.cast.start(descriptor, grpc_port=self.ports[place], **{"speed": SPEED, **flags})
         return self.tiles[place]
 

@@ -92,6 +92,7 @@ def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, ta
         return resnet18.moved_within()
 
     at_rest = [move_to(cut) for cut in reversed(_CUTS)]
+    before = resnet18.footprints()
     with Load(address, resnet18.name, task, every=_EVERY_SECONDS) as load:
         moves = [move_to(_CUTS[number % 2 - 1]) for number in range(_REPLANS)]
     note(
@@ -107,6 +108,9 @@ def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, ta
     )
     assert load.failed == []
     assert load.wrong == []
+    after = resnet18.footprints()
+    assert "tiles" in after
+    assert {component for component in after if after[component] != before[component]} == {"edge", "cloud"}
 
 
 def test_the_number_of_edge_nodes_changes_the_number_of_tile_workers_alone(

@@ -13,8 +13,8 @@ import numpy as np
 from factories.planes import array_of, tensor_of
 from tierflow.errors import OverloadedError, TierflowError, UnknownBoundaryError
 from tierflow.protocol import wire
-from tierflow.protocol.codec import decode_response, encode_response
-from tierflow.protocol.messages import InferResponse
+from tierflow.protocol.codec import decode_request, decode_response, encode_response
+from tierflow.protocol.messages import HOLD_PARAMETER, InferResponse
 from tierflow_worker.statuses import to_status
 
 Tamper = Callable[[InferResponse], bytes]
@@ -96,7 +96,7 @@ def _with(answer: InferResponse, array: Any) -> bytes:
 
 
 class TamperingServer:
-    """Says of tiles what `tamper` makes of right answers.
+    """Says of tiles what `tamper` makes of right answers; what it holds it says as it is.
 
     Args:
         answer: The right answer to the bytes of a request.
@@ -114,16 +114,14 @@ class TamperingServer:
         self.asked = 0
         self._answer = answer
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
-        handlers["ModelReady"] = grpc.unary_unary_rpc_method_handler(self._ready)
         self._server = grpc.server(ThreadPoolExecutor(32), options=_UNLIMITED)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, handlers),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
-    def _ready(self, _: bytes, __: Any) -> bytes:
-        return bytes(wire.ModelReadyResponse(ready=True).SerializeToString())
-
     def _infer(self, request: bytes, context: Any) -> bytes:
+        if HOLD_PARAMETER in decode_request(request).parameters:
+            return encode_response(self.hold(request))
         self.asked += 1
         try:
             answer = self.tamper(self._answer(request))
@@ -133,6 +131,10 @@ class TamperingServer:
             context.abort(next(known for known in grpc.StatusCode if known.value[0] == code), text)
         self.late.wait(60)
         return answer
+
+    def hold(self, request: bytes) -> InferResponse:
+        """What it says that it holds: the truth."""
+        return self._answer(request)
 
     def close(self) -> None:
         """Ends the server."""

@@ -28,12 +28,13 @@ from tierflow.model.extract import whole_model
 from tierflow.model.model import Model
 from tierflow.protocol import wire
 from tierflow.protocol.codec import decode_response, encode_request
-from tierflow.protocol.messages import BOUNDARY_PARAMETER, InferRequest, InferTensor
+from tierflow.protocol.messages import BOUNDARY_PARAMETER, HOLD_PARAMETER, InferRequest, InferTensor
 from tierflow.segment import segments_of
 from tierflow.tiers import Tier
 from tierflow.tiling.layout import Grid
 from tierflow.tiling.runs import longest_runs
 from tierflow_worker.runtime import create_session
+from tierflow_worker.tiling.holdings import RunsHeld, read_held, write_wanted
 
 PATIENCE_SECONDS = 60.0
 FOUR = Grid(2, 2)
@@ -162,21 +163,41 @@ class Cast:
         return self.start_ready(worker_descriptor(self.model, self.uri, Tier.DEVICE, [segment]), **flags)
 
     def tile_workers(self, segments: Sequence[SegmentDescriptor], count: int, **flags: Any) -> list[WorkerProcess]:
-        """Starts tile workers: one first, which cuts the segments for the others."""
-        descriptor = tile_descriptor(edge_descriptor(self.model, self.uri, segments))
-        workers = [self.start_ready(descriptor, **flags)]
-        workers += [self.start(descriptor, **flags) for _ in range(count - 1)]
+        """Starts tile workers, and has them hold the runs of segments: one first, which cuts them for the others."""
+        workers = [self.start(self.tile_descriptor(), **flags) for _ in range(count)]
         for worker in workers:
             worker.wait_ready()
+            for segment in segments:
+                hold(worker, edge_descriptor(self.model, self.uri, [segment]))
         return workers
 
     def edge_worker(self, segments: Sequence[SegmentDescriptor], where: str, **flags: Any) -> WorkerProcess:
         """Starts an edge worker that knows of the tile workers at `where`."""
         return self.start_ready(edge_descriptor(self.model, self.uri, segments, where), **flags)
 
-    def tile_descriptor(self, segments: Sequence[SegmentDescriptor]) -> WorkerDescriptor:
-        """The descriptor of tile workers of these segments."""
-        return tile_descriptor(edge_descriptor(self.model, self.uri, segments))
+    def tile_descriptor(self) -> WorkerDescriptor:
+        """The descriptor of tile workers."""
+        return tile_descriptor(edge_descriptor(self.model, self.uri, ()))
+
+
+def hold(worker: WorkerProcess, edge: WorkerDescriptor) -> None:
+    """Has a tile worker hold the runs of an edge worker's current segment, and waits until it does."""
+    wanted = {run.id for run in edge.segments[0].runs}
+
+    def is_held() -> bool:
+        held = ask_to_hold(worker, write_wanted(edge))
+        assert not held.refused, held.refused
+        return wanted.issubset(held.runs)
+
+    eventually(is_held, "runs held")
+
+
+def ask_to_hold(worker: WorkerProcess, wanted: str) -> RunsHeld:
+    """What a tile worker answers that is asked to hold something."""
+    request = encode_request(InferRequest(PIPELINE, (), parameters={HOLD_PARAMETER: wanted}))
+    with grpc.insecure_channel(worker.address) as channel:
+        answer = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")(request, timeout=PATIENCE_SECONDS)
+    return read_held(decode_response(answer))
 
 
 @contextlib.contextmanager

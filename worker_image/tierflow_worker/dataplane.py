@@ -17,11 +17,13 @@ from tierflow.errors import (
     IntegrityError,
     InvalidRequestError,
     OverloadedError,
+    UnreachableError,
 )
 from tierflow.graph import Tensor
 from tierflow.protocol.codec import decode_response
 from tierflow.protocol.messages import (
     BOUNDARY_PARAMETER,
+    HOLD_PARAMETER,
     PROBE_PARAMETER,
     RESULTS_PARAMETER,
     RUN_PARAMETER,
@@ -45,7 +47,8 @@ from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.rpc.coming import Coming
 from tierflow_worker.segments import LoadedSegment, SegmentStore
 from tierflow_worker.tensors import check_tensors
-from tierflow_worker.tiling.requests import Tiling, compute_tile
+from tierflow_worker.tiling.holdings import Holdings
+from tierflow_worker.tiling.requests import Tiling, compute_tile, hold_runs
 
 PLATFORM: Final = "onnxruntime_onnx"
 """What serves the model, in the protocol's word for it."""
@@ -63,6 +66,7 @@ class DataPlane:
         log: Bound to the worker.
         in_flight_limit: Requests that may be under way in all.
         tiling: The tile workers that are there, for runs that are shared; None where there never are any.
+        holdings: The runs that this worker computes tiles of for others; None where it is no tile worker.
         version: Of Tierflow.
         clock: Monotonic seconds.
     """
@@ -78,6 +82,7 @@ class DataPlane:
         log: Log,
         in_flight_limit: int = 128,
         tiling: Tiling | None = None,
+        holdings: Holdings | None = None,
         version: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -90,6 +95,7 @@ class DataPlane:
         self._log = log
         self._in_flight_limit = in_flight_limit
         self._tiling = tiling
+        self._holdings = holdings
         self._version = version
         self._clock = clock
         self._opened = False
@@ -156,6 +162,8 @@ class DataPlane:
         if PROBE_PARAMETER in request.parameters:
             await arrival.whole()
             return InferResponse(request.model, (), request.id, {SECONDS_PARAMETER: 0.0}, MODEL_VERSION)
+        if HOLD_PARAMETER in request.parameters:
+            return await self._hold(request, arrival)
         self._in_flight += 1
         problem: BaseException | None = None
         try:
@@ -175,6 +183,13 @@ class DataPlane:
             if not never_came:
                 # Counted once the answer is on its way, not before.
                 asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - arrival.at)
+
+    async def _hold(self, request: InferRequest, arrival: Arrival) -> InferResponse:
+        await arrival.whole()
+        check_model(self._descriptor, request.model, request.version)
+        if self._draining:
+            raise UnreachableError("this worker is about to end, and takes no more tiles")
+        return hold_runs(request, self._holdings)
 
     def note_refused(self, error: Exception, seconds: float) -> None:
         """Counts and logs a request that a face could not read; see `Inference`."""
@@ -206,7 +221,7 @@ class DataPlane:
         check_model(self._descriptor, request.model, request.version)
         if RUN_PARAMETER in request.parameters:
             await arrival.whole()
-            made = await compute_tile(request, self._descriptor, self._store, self._queue)
+            made = await compute_tile(request, self._holdings, self._queue)
             spent = {SECONDS_PARAMETER: self._clock() - arrival.at}
             return InferResponse(request.model, (made,), request.id, spent, MODEL_VERSION)
         wanted = wanted_outputs(self._descriptor, request.outputs)
@@ -272,6 +287,8 @@ class DataPlane:
         deadline: float | None,
     ) -> InferResponse:
         """What this segment sends on, and the wanted results that it makes; see `ONLY_OWN_PARAMETER`."""
+        if self._tiling is not None:
+            await self._tiling.prepared()  # whoever asks for this part alone tries it, and is to try all of it
         segment = self._descriptor.segments[place]
         tensors = await self._made(request, place, arrival, deadline)
         sends = segment.sends.tensors if segment.sends is not None else ()

@@ -57,20 +57,27 @@ def _run(settings: Settings, descriptor: WorkerDescriptor, log: Log, began: floa
         log.info("loading segment", segment=descriptor.segments[0].id, layers=descriptor.segments[0].layers)
         store.begin(0)
     try:
-        _serve(settings, descriptor, store, log, began)
+        _serve(settings, descriptor, store, loader, log, began)
     finally:
         store.close()
         loader.stop()
 
 
-def _serve(settings: Settings, descriptor: WorkerDescriptor, store: SegmentStore, log: Log, began: float) -> None:
+def _serve(
+    settings: Settings,
+    descriptor: WorkerDescriptor,
+    store: SegmentStore,
+    loader: SegmentLoader,
+    log: Log,
+    began: float,
+) -> None:
     adopt_libraries(log)
     import asyncio
 
     from tierflow_worker.service import Worker
 
     async def live() -> None:
-        await Worker(settings, descriptor, store, log).run(began)
+        await Worker(settings, descriptor, store, loader, log).run(began)
 
     asyncio.run(live())
 

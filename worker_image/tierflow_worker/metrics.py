@@ -193,7 +193,9 @@ class Metrics:
             (*_WORKER, "run"),
             registry=self.registry,
         )
-        self._tile_workers = self._gauge("tierflow_tile_workers", "Tile workers that answer.")
+        self._tile_workers = self._gauge(
+            "tierflow_tile_workers", "Tile workers that answer and hold the current segment's runs."
+        )
 
     def observe_tile(self, run: str, worker: str, seconds: float) -> None:
         """Records the time of a tile, given by its run's id and by who computed it: `local`, or an address."""
@@ -208,7 +210,7 @@ class Metrics:
         self._tiles_hedged.labels(*self._worker, run).inc()
 
     def set_tile_workers(self, workers: int) -> None:
-        """Sets how many tile workers answer."""
+        """Sets how many tile workers answer and hold the current segment's runs."""
         self._tile_workers.labels(*self._worker).set(workers)
 
     def observe_request(self, outcome: Outcome, seconds: float) -> None:

@@ -10,10 +10,10 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.errors import TierflowError
@@ -26,8 +26,9 @@ from tierflow_worker.memory import give_back, use_huge_pages
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.probing import LinkWatch, Prober, neighbours_of
 from tierflow_worker.queue import ComputeQueue
-from tierflow_worker.segments import SegmentStore
+from tierflow_worker.segments import SegmentLoader, SegmentStore
 from tierflow_worker.settings import Settings
+from tierflow_worker.tiling.holdings import Holdings
 
 if TYPE_CHECKING:
     from tierflow_worker.rest_face import RestFace
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_CHECK_SECONDS = 0.05
+_SHORTEST_IDLE_SECONDS = 10.0  # several times longer than an edge worker takes to ask again
 _APPROVAL_CHECK_SECONDS = 0.05
 _PREVIOUS_AFTER_SECONDS = 2.0
 _HUGE_PAGES_AFTER_SECONDS = 15.0  # others that start with this worker have started by then
@@ -51,15 +53,19 @@ class Worker:
         settings: How to run.
         descriptor: What to serve.
         store: The segments, the current one being loaded already.
+        loader: Loads others.
         log: Bound to the worker.
     """
 
-    def __init__(self, settings: Settings, descriptor: WorkerDescriptor, store: SegmentStore, log: Log) -> None:
+    def __init__(
+        self, settings: Settings, descriptor: WorkerDescriptor, store: SegmentStore, loader: SegmentLoader, log: Log
+    ) -> None:
         self._settings = settings
         self._descriptor = descriptor
         self._store = store
         self._log = log
         self._stop = asyncio.Event()
+        self._background: list[asyncio.Future[None]] = []
         self._metrics = Metrics(
             pipeline=descriptor.pipeline,
             namespace=descriptor.namespace,
@@ -80,6 +86,7 @@ class Worker:
             for downstream in _downstreams(descriptor)
         }
         self._peers = self._tile_workers()
+        self._holdings = self._held_for_others(loader)
         self._plane = DataPlane(
             descriptor,
             store,
@@ -89,6 +96,7 @@ class Worker:
             log=log,
             in_flight_limit=settings.in_flight,
             tiling=self._peers,
+            holdings=self._holdings,
             version=_version("tierflow"),
         )
         self._rest: RestFace | None = None
@@ -107,9 +115,19 @@ class Worker:
 
         return Peers(
             descriptor.tile_workers,
-            descriptor.pipeline,
-            {run.id: run.output for segment in descriptor.segments for run in segment.runs},
+            descriptor,
             max_message_bytes=self._settings.max_message_bytes,
+            metrics=self._metrics,
+            log=self._log,
+        )
+
+    def _held_for_others(self, loader: SegmentLoader) -> Holdings | None:
+        if self._descriptor.role != "tiles":
+            return None
+        return Holdings(
+            self._descriptor.model.identity,
+            loader.load,
+            idle_seconds=max(self._settings.drain_seconds, _SHORTEST_IDLE_SECONDS),
             metrics=self._metrics,
             log=self._log,
         )
@@ -128,6 +146,8 @@ class Worker:
             try:
                 rest_port = await self._start_rest()
                 self._log.info("listening", grpc_port=grpc_port, rest_port=rest_port)
+                if self._peers is not None:  # they load what is wanted of them while this worker does
+                    self._keep_going(self._peers.run())
                 if await self._load_current():
 
                     async def become_ready() -> None:
@@ -140,6 +160,7 @@ class Worker:
 
                     await self._serve(become_ready)
             finally:
+                await self._end_background()
                 await self._drain()
 
     async def _start_rest(self) -> int:
@@ -181,15 +202,25 @@ class Worker:
         if approval is None:
             taking_over.set()
             await become_ready()
-        background = [asyncio.ensure_future(self._keep_house(taking_over)), *self._measuring()]
+        self._keep_going(self._keep_house(taking_over))
+        self._measure()
         if approval is not None and await self._is_approved(approval):
             taking_over.set()
             await become_ready()
-        background.append(asyncio.ensure_future(self._settle()))
+        self._keep_going(self._settle())
         await self._stop.wait()
-        for task in background:
+
+    def _keep_going(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something in the background until the worker is asked to stop; logs what it fails with."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._note_failure)
+        self._background.append(task)
+
+    async def _end_background(self) -> None:
+        for task in self._background:
             task.cancel()
-        await asyncio.wait(background)
+        if self._background:
+            await asyncio.wait(self._background)
 
     async def _is_approved(self, approval: Path) -> bool:
         """Waits until the file is there; False where a signal to stop came first."""
@@ -203,8 +234,8 @@ class Worker:
         self._log.info("approved")
         return True
 
-    def _measuring(self) -> tuple["asyncio.Future[None]", ...]:
-        """What measures the links and the tier's speed while no request does."""
+    def _measure(self) -> None:
+        """Begins what measures the links and the tier's speed while no request does."""
 
         def is_idle() -> bool:
             return self._plane.in_flight == 0
@@ -216,17 +247,13 @@ class Worker:
             neighbours, self._links, is_idle=is_idle, log=self._log, max_message_bytes=settings.max_message_bytes
         )
         calibration = Calibration(self._queue, self._metrics, is_idle=is_idle, threads=settings.threads)
-        tasks = [asyncio.ensure_future(prober.run()), asyncio.ensure_future(calibration.run())]
-        if self._peers is not None:
-            tasks.append(asyncio.ensure_future(self._peers.run()))
-        for task in tasks:
-            task.add_done_callback(self._note_failure)
-        return tuple(tasks)
+        self._keep_going(prober.run())
+        self._keep_going(calibration.run())
 
     def _note_failure(self, task: "asyncio.Future[None]") -> None:
-        """Logs that something in the background ended, which it never does by itself; the worker serves on."""
+        """Logs that something in the background failed, which nobody anticipated; the worker serves on."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("measuring ended", error=repr(error))
+            self._log.error("background task failed", error=repr(error))
 
     async def _settle(self) -> None:
         """Has what stays in memory mapped by huge pages, some time after the worker has become ready."""
@@ -256,6 +283,8 @@ class Worker:
                 segment = self._descriptor.segments[place].id
                 self._metrics.forget_segment(segment)
                 self._log.info("segment unloaded", segment=segment)
+                give_back()
+            if self._holdings is not None and self._holdings.unload_idle():
                 give_back()
 
     def _ask_to_stop(self) -> None:
@@ -290,6 +319,8 @@ class Worker:
             await client.close()
         if self._peers is not None:
             await self._peers.close()
+        if self._holdings is not None:
+            self._holdings.close()
         self._queue.close()
         self._log.info("stopped", in_flight=self._plane.in_flight)
 

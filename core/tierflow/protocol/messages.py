@@ -28,6 +28,15 @@ RUN_PARAMETER: Final = "tierflow_run"
 TILE_PARAMETER: Final = "tierflow_tile"
 """Request parameter between edge workers: the region wanted of the run's output, half-open, as `r0:r1,c0:c1`."""
 
+HOLD_PARAMETER: Final = "tierflow_hold"
+"""Request parameter from an edge worker to a tile worker, without tensors: a segment whose runs it is to hold, as JSON.
+
+See `tierflow_worker.tiling.holdings.RunsWanted`. It is answered at once; asked again it says how far that is.
+"""
+
+HELD_PARAMETER: Final = "tierflow_held"
+"""Response parameter beside `tierflow_hold`: see `tierflow_worker.tiling.holdings.RunsHeld`, as JSON."""
+
 ONLY_OWN_PARAMETER: Final = "tierflow_only_own"
 """Request parameter, a boolean: the worker computes its own segment alone and sends nothing on.
 

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from factories.pipelines import ONE_NODE_EACH, network, observation, pipeline, profile
@@ -51,13 +52,26 @@ def test_the_edge_s_worker_is_told_its_runs_and_where_tile_workers_are() -> None
         assert (told.input, told.output) == (GRAPH.tensors[run.input], GRAPH.tensors[run.output])
 
 
-def test_tile_workers_are_told_the_same_segment_and_nothing_of_grids_or_neighbours() -> None:
+def test_tile_workers_are_told_of_the_model_and_nothing_of_a_plan() -> None:
     told = live_descriptors(rendered(tiled_plan(4)))
     edge, tiles = told[Tier.EDGE], told[TILES]
     assert (tiles.role, tiles.tier, tiles.tile_workers, tiles.probes) == ("tiles", Tier.EDGE, "", ())
-    assert [segment.id for segment in tiles.segments] == [segment.id for segment in edge.segments]
-    assert [run.id for run in tiles.segments[0].runs] == [run.id for run in edge.segments[0].runs]
-    assert {(run.rows, run.columns) for run in tiles.segments[0].runs} == {(1, 1)}
+    assert (tiles.model, tiles.inputs, tiles.outputs) == (edge.model, edge.inputs, edge.outputs)
+    assert tiles.segments == ()
+
+
+def test_another_cut_leaves_tile_workers_as_they_are() -> None:
+    live = rendered(tiled_plan(4, last_edge="conv4"))
+    assert touched(rendered(tiled_plan(4, last_edge="conv3"), live), live) == {Tier.EDGE, Tier.CLOUD}
+
+
+def test_the_tile_workers_before_stay_until_the_edge_has_found_the_new_ones() -> None:
+    assert find(rendered(tiled_plan(4)), "Deployment")["spec"]["minReadySeconds"] == 10
+    spec = pipeline().spec
+    rollout = msgspec.structs.replace(spec.rollout, progress_deadline_seconds=5)
+    hasty = msgspec.structs.replace(pipeline(), spec=msgspec.structs.replace(spec, rollout=rollout))
+    objects = render(hasty, GRAPH, tiled_plan(4), edge_workers=4)
+    assert find(objects, "Deployment")["spec"]["minReadySeconds"] == 4  # less than the deadline, as Kubernetes wants it
 
 
 def test_the_number_of_workers_is_the_replicas_of_one_deployment_and_stands_nowhere_else() -> None:
@@ -113,14 +127,6 @@ def test_tile_workers_come_before_the_edge_s_worker_and_go_last() -> None:
     assert kinds.index(("Deployment", Tier.EDGE)) < kinds.index(("Deployment", TILES))
 
 
-def test_tile_workers_hold_the_runs_before_until_the_edge_asks_for_them_no_more() -> None:
-    first, second = tiled_plan(4, last_edge="conv4"), tiled_plan(4, last_edge="conv3")
-    live = rendered(first)
-    told = live_descriptors(rendered(second, live))[TILES]
-    ids = [segment.id for segment in told.segments]
-    assert ids == [second.segment(Tier.EDGE).id, first.segment(Tier.EDGE).id]
-
-
 def test_an_edge_that_takes_no_part_any_more_is_left_alone() -> None:
     live = rendered(tiled_plan(4, last_device="conv1"))
     gone = rendered(tiled_plan(4, last_device="dense", last_edge=""), live)
@@ -148,9 +154,6 @@ def test_any_walk_of_plans_and_workers_converges_in_one_step(seed: int) -> None:
         assert changes(rendered(plan, live, workers=workers), live) == ()
         told = live_descriptors(live)
         assert (TILES in told) == bool(plan.tiling)
-        if TILES in told:  # whatever the edge's worker may ask for is held
-            held = {run.id for segment in told[TILES].segments for run in segment.runs}
-            assert {run.id for segment in told[Tier.EDGE].segments for run in segment.runs} <= held
         again = rendered(plan, live, workers=workers + 1)
         assert touched(again, live) == ({TILES} if plan.tiling else set())
 

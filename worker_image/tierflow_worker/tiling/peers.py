@@ -1,15 +1,14 @@
 """The other workers that compute tiles: who there is, who answers, and how to send them a tile."""
 
 import asyncio
+import contextlib
 import math
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from tierflow.descriptor import Downstream
+from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.errors import (
     DeadlineExceededError,
     IntegrityError,
@@ -20,7 +19,8 @@ from tierflow.errors import (
 )
 from tierflow.graph import Tensor
 from tierflow.protocol import wire
-from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse
+from tierflow.protocol.codec import decode_response, request_parts
+from tierflow.protocol.messages import HOLD_PARAMETER, RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse
 from tierflow.tiers import Tier
 from tierflow.tiling.region import Region
 from tierflow_worker.chain import DownstreamClient
@@ -30,14 +30,21 @@ from tierflow_worker.rpc.client import Channel
 from tierflow_worker.rpc.status import RpcError
 from tierflow_worker.runtime import Array, numpy_dtype
 from tierflow_worker.tensors import from_array, to_array
+from tierflow_worker.tiling.holdings import read_held, write_wanted
 from tierflow_worker.tiling.requests import write_tile
 
-_READY: Final = f"/{wire.SERVICE}/ModelReady"
+_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
 
+_SOON_SECONDS: Final = 0.1
+"""How soon it is looked again while somebody loads what was asked for."""
+
 _ANSWER_SECONDS: Final = 1.0
-"""How long a worker may take to say that it is ready."""
+"""How long a worker may take to say what it holds."""
+
+_PREPARED_SECONDS: Final = 20.0
+"""How long workers are waited for that load what was asked for."""
 
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -69,6 +76,8 @@ class Peer:
         self.name: Final = address
         self.is_up = False
         self.under_way = 0
+        self.refused = ""
+        self._held: frozenset[str] = frozenset()
         self._pipeline = pipeline
         self._outputs = outputs
         self._clock = clock
@@ -78,12 +87,16 @@ class Peer:
         self._client = DownstreamClient(
             Downstream(tier=Tier.EDGE, address=address), max_message_bytes=max_message_bytes, patience_seconds=0.0
         )
-        # Its own connection, so that the question doesn't wait behind tiles.
+        # Its own connection, so that questions don't wait behind tiles.
         self._channel = Channel(address, max_message_bytes=max_message_bytes)
 
     def takes(self, run: str) -> bool:
         """Whether it can be sent tiles of a run now."""
-        return self.is_up and self._clock() >= self._aside_until.get(run, 0.0)
+        return self.holds((run,)) and self._clock() >= self._aside_until.get(run, 0.0)
+
+    def holds(self, runs: Iterable[str]) -> bool:
+        """Whether it answers, and holds all of these runs."""
+        return self.is_up and self._held.issuperset(runs)
 
     async def compute(
         self, run: str, tile: Region, cut: Callable[[], Mapping[str, Array]], deadline: float | None
@@ -149,14 +162,16 @@ class Peer:
             subject=self.name,
         )
 
-    async def look(self) -> None:
-        """Asks the worker whether it is ready to serve the pipeline."""
-        question = wire.ModelReadyRequest(name=self._pipeline).SerializeToString()
+    async def look(self, wanted: str) -> None:
+        """Asks the worker to hold the runs that are wanted (see `holdings.write_wanted`), and learns what it holds."""
+        request = InferRequest(self._pipeline, (), parameters={HOLD_PARAMETER: wanted})
         try:
-            answer = await self._channel.unary(_READY, (question,), timeout=_ANSWER_SECONDS)
-            self.is_up = bool(wire.ModelReadyResponse.FromString(bytes(answer)).ready)
-        except (RpcError, DecodeError):
+            answer = await self._channel.unary(_INFER, request_parts(request), timeout=_ANSWER_SECONDS)
+            held = read_held(decode_response(answer))
+        except (RpcError, TierflowError):
             self.is_up = False
+            return
+        self.is_up, self.refused, self._held = True, held.refused, frozenset(held.runs)
 
     async def close(self) -> None:
         """Closes the connections, and ends what is under way."""
@@ -194,8 +209,7 @@ class Peers:
 
     Args:
         where: `host:port`, the host resolving to all workers, or several addresses with commas between.
-        pipeline: The pipeline's name.
-        outputs: By run id, the run's output.
+        descriptor: The edge worker's; its current segment has runs.
         max_message_bytes: Largest message either way.
         metrics: Where tiles and workers are counted.
         log: Bound to the worker.
@@ -205,24 +219,21 @@ class Peers:
     """
 
     def __init__(
-        self,
-        where: str,
-        pipeline: str,
-        outputs: Mapping[str, Tensor],
-        *,
-        max_message_bytes: int,
-        metrics: Metrics,
-        log: Log,
+        self, where: str, descriptor: WorkerDescriptor, *, max_message_bytes: int, metrics: Metrics, log: Log
     ) -> None:
         self.observer: Final = TileRecord(metrics, log)
         self._metrics = metrics
         self._names = _read_names(where)
-        self._pipeline = pipeline
-        self._outputs = outputs
+        self._pipeline = descriptor.pipeline
+        self._outputs = {run.id: run.output for segment in descriptor.segments for run in segment.runs}
+        self._runs = frozenset(run.id for run in descriptor.segments[0].runs)
+        self._wanted = write_wanted(descriptor)
         self._max_message_bytes = max_message_bytes
         self._log = log
         self._peers: dict[str, Peer] = {}
         self._leaving: list[Peer] = []
+        self._hurry = asyncio.Event()
+        self._looked = asyncio.Event()  # another one after each look
 
     def available(self, run: str) -> list[Peer]:
         """The workers that can be sent tiles of a run, in a stable order."""
@@ -233,7 +244,10 @@ class Peers:
         while True:
             began = time.monotonic()
             await self.refresh()
-            await asyncio.sleep(max(0.0, _LOOK_SECONDS - (time.monotonic() - began)))
+            pause = _SOON_SECONDS if self._is_awaiting() else _LOOK_SECONDS
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), max(0.0, pause - (time.monotonic() - began)))
+            self._hurry.clear()
 
     async def refresh(self) -> None:
         """Looks once who there is and who is ready."""
@@ -245,11 +259,26 @@ class Peers:
             self._peers[address] = Peer(
                 address, self._pipeline, self._outputs, max_message_bytes=self._max_message_bytes
             )
-        await asyncio.gather(*(peer.look() for peer in self._peers.values()), self._see_off())
+        refused = {peer.name: peer.refused for peer in self._peers.values()}
+        await asyncio.gather(*(peer.look(self._wanted) for peer in self._peers.values()), self._see_off())
         now = self._up()
         self._metrics.set_tile_workers(len(now))
         if now != before:
             self._log.info("tile workers", joined=sorted(now - before), left=sorted(before - now), available=len(now))
+        for peer in self._peers.values():
+            if peer.refused and peer.refused != refused[peer.name]:
+                self._log.warning("tile worker refuses runs", worker=peer.name, reason=peer.refused)
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    async def prepared(self) -> None:
+        """Waits until those who are there hold what is wanted; see `tierflow_worker.tiling.requests.Tiling`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PREPARED_SECONDS):
+                self._hurry.set()
+                await self._looked.wait()
+                while self._is_awaiting():
+                    await self._looked.wait()
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -258,7 +287,12 @@ class Peers:
         self._leaving.clear()
 
     def _up(self) -> set[str]:
-        return {name for name, peer in self._peers.items() if peer.is_up}
+        """Those that can be sent all tiles of the current segment."""
+        return {name for name, peer in self._peers.items() if peer.holds(self._runs)}
+
+    def _is_awaiting(self) -> bool:
+        """Whether somebody is loading what was asked for."""
+        return any(peer.is_up and not peer.refused and not peer.holds(self._runs) for peer in self._peers.values())
 
     async def _see_off(self) -> None:
         """Closes the connections to workers that have left, once they have answered."""

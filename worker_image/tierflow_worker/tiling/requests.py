@@ -1,4 +1,4 @@
-"""Requests for tiles: what a worker does with one that another worker sent.
+"""Requests to tile workers: what one does with a request that an edge worker sent.
 
 Imports nothing of the runtime, which a worker's start waits for elsewhere.
 """
@@ -6,12 +6,22 @@ Imports nothing of the runtime, which a worker's start waits for elsewhere.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from tierflow.descriptor import RunDescriptor, WorkerDescriptor
+import msgspec
+
+from tierflow.descriptor import RunDescriptor
 from tierflow.errors import InvalidRequestError, UnknownBoundaryError
-from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferTensor
+from tierflow.protocol.messages import (
+    HELD_PARAMETER,
+    HOLD_PARAMETER,
+    RUN_PARAMETER,
+    TILE_PARAMETER,
+    InferRequest,
+    InferResponse,
+    InferTensor,
+)
 from tierflow.tiling.region import Interval, Region
 from tierflow_worker.queue import ComputeQueue
-from tierflow_worker.segments import SegmentStore
+from tierflow_worker.tiling.holdings import Holdings, read_wanted
 
 if TYPE_CHECKING:
     from tierflow_worker.runtime import Array
@@ -69,6 +79,9 @@ class Tiling(Protocol):
     def available(self, run: str) -> Sequence[TileWorker]:
         """The tile workers that are there for a run, by its id."""
 
+    async def prepared(self) -> None:
+        """Waits, but not for ever, until the tile workers that answer hold the runs, or have said that they won't."""
+
 
 def write_tile(tile: Region) -> str:
     """A region as requests for tiles have it: `r0:r1,c0:c1`."""
@@ -91,10 +104,30 @@ def read_tile(text: object) -> Region:
     return Region(rows, columns)
 
 
-async def compute_tile(
-    request: InferRequest, descriptor: WorkerDescriptor, store: SegmentStore, queue: ComputeQueue
-) -> InferTensor:
+def hold_runs(request: InferRequest, holdings: Holdings | None) -> InferResponse:
+    """Has a tile worker hold the runs that a request names.
+
+    Args:
+        request: With the parameter `tierflow_hold`.
+        holdings: What is held here; None where this is no tile worker.
+
+    Raises:
+        UnknownBoundaryError: where this is no tile worker.
+        InvalidRequestError: where the request names nothing that could be held.
+    """
+    if holdings is None:
+        raise UnknownBoundaryError("this worker holds no runs for others, being no tile worker", subject=HOLD_PARAMETER)
+    answer = msgspec.json.encode(holdings.ask(read_wanted(request.parameters[HOLD_PARAMETER]))).decode()
+    return InferResponse(request.model, (), request.id, {HELD_PARAMETER: answer})
+
+
+async def compute_tile(request: InferRequest, holdings: Holdings | None, queue: ComputeQueue) -> InferTensor:
     """Computes the tile that a request asks for.
+
+    Args:
+        request: With the parameter `tierflow_run`.
+        holdings: What is held here; None where this is no tile worker.
+        queue: Where the computation waits for its turn.
 
     Raises:
         UnknownBoundaryError: where the run isn't held here.
@@ -102,12 +135,12 @@ async def compute_tile(
         OverloadedError: where the queue is full.
     """
     wanted = str(request.parameters[RUN_PARAMETER])
-    place, run = _find(wanted, descriptor)
+    if holdings is None:
+        raise UnknownBoundaryError("this worker computes no tiles for others, being no tile worker", subject=wanted)
+    held = holdings.find(wanted)
+    run = held.descriptors[wanted]
     tile = read_tile(request.parameters.get(TILE_PARAMETER))
     tensor = _only_tensor(request, run)
-    held = (await store.get(place)).held
-    if held is None:
-        raise UnknownBoundaryError(f"run {wanted} can't be tiled on this machine", subject=wanted)
     from tierflow_worker.runtime import Cancellation, numpy_dtype
     from tierflow_worker.tensors import from_array, to_array
 
@@ -117,17 +150,6 @@ async def compute_tile(
         lambda: held.compute(wanted, tile, {tensor.name: array}, cancellation), cancel=cancellation.cancel
     )
     return from_array(run.output.name, run.output.dtype, made)
-
-
-def _find(wanted: str, descriptor: WorkerDescriptor) -> tuple[int, RunDescriptor]:
-    for place, segment in enumerate(descriptor.segments):
-        for run in segment.runs:
-            if run.id == wanted:
-                return place, run
-    held = ", ".join(run.id for segment in descriptor.segments for run in segment.runs) or "none"
-    raise UnknownBoundaryError(
-        f"run {wanted} is not held here: the sender has another plan; held: {held}", subject=wanted
-    )
 
 
 def _only_tensor(request: InferRequest, run: RunDescriptor) -> InferTensor:
