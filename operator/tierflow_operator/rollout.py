@@ -15,14 +15,15 @@ def deployments_of(live: Iterable[Manifest]) -> dict[str, Manifest]:
 
 
 def is_complete(deployment: Manifest) -> bool:
-    """Whether all pods are of the present template and available, and none of an older one is left."""
+    """Whether all pods are of the present template and ready, and none of an older one is left."""
     status = deployment.get("status") or {}
     wanted = deployment["spec"].get("replicas", 1)
     return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
         and status.get("updatedReplicas", 0) == wanted
         and status.get("replicas", 0) == wanted
-        and status.get("availableReplicas", 0) >= wanted
+        # Not the available ones: tile workers are that some seconds later, and no older ones are left to wait for.
+        and status.get("readyReplicas", 0) >= wanted
     )
 
 

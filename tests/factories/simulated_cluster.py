@@ -188,6 +188,7 @@ class SimulatedCluster:
                 "observedGeneration": deployment["metadata"]["generation"],
                 "replicas": len(pods),
                 "updatedReplicas": sum(self._is_new(pod, deployment) for pod in pods),
+                "readyReplicas": sum(map(is_ready, pods)),
                 "availableReplicas": sum(map(is_ready, pods)),
             }
 
