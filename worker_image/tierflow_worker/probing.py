@@ -15,7 +15,8 @@ A worker that has just started probes after 1, 2, 4, ... seconds until these per
 first minute.
 So an idle link carries at most 1 MiB of probes per minute, and a slow one some 0.4 % of what it could; one of
 0.13 Mbit/s, at 8 KiB per probe, 1.7 %. "Idle" means that this worker has no request under way, and that none crossed
-the link for 2 s.
+the link for 2 s. A worker that has requests under way all the time measures a link that they don't use nevertheless, up
+to 15 s later: a plan that leaves a tier out would else never learn that the way there is good again.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ PINGS: Final = 3
 PING_SECONDS: Final = 10.0
 BUSY_PING_SECONDS: Final = 60.0
 PAYLOAD_SECONDS: Final = 30.0
+BUSY_PAYLOAD_SECONDS: Final = PAYLOAD_SECONDS + 15.0
 IDLE_SECONDS: Final = 2.0
 SMALLEST_PAYLOAD: Final = LARGE_BYTES
 LARGEST_PAYLOAD: Final = 512 * 1024
@@ -221,7 +223,7 @@ class Prober:
         self._largest_payload = min(LARGEST_PAYLOAD, max_message_bytes // 2)
         self._began = clock()
         self._next_ping = dict.fromkeys(neighbours, 0.0)
-        self._next_payload = dict.fromkeys(neighbours, 0.0)
+        self._next_payload = dict.fromkeys(neighbours, self._began)
         self._down: set[Tier] = set()
 
     async def run(self) -> None:
@@ -253,17 +255,22 @@ class Prober:
 
     async def _send_due(self, to: Tier) -> bool:
         """Whether anything was due."""
-        idle = self._is_idle() and self._watch.seconds_since_request(to) >= IDLE_SECONDS
+        unused = self._is_unused(to)
+        idle = unused and self._is_idle()
         now = self._clock()
         ping = now >= self._next_ping[to] + (0.0 if idle else BUSY_PING_SECONDS - PING_SECONDS)
         if ping:
             self._next_ping[to] = now + self._pause(PING_SECONDS)
             await self._ping(to)
-        payload = idle and now >= self._next_payload[to]
+        payload = unused and now >= self._next_payload[to] + (0.0 if idle else BUSY_PAYLOAD_SECONDS - PAYLOAD_SECONDS)
         if payload:
             self._next_payload[to] = now + self._pause(PAYLOAD_SECONDS)
-            await self._send_payloads(to)
+            await self._send_payloads(to, self._is_idle if idle else lambda: self._is_unused(to))
         return ping or payload
+
+    def _is_unused(self, to: Tier) -> bool:
+        """Whether no request has crossed the link to a tier lately."""
+        return self._watch.seconds_since_request(to) >= IDLE_SECONDS
 
     def _pause(self, period: float) -> float:
         """Until the next probe: as long as the worker has run already, and at most its period."""
@@ -275,10 +282,11 @@ class Prober:
         for _ in range(PINGS):
             self._watch.probed(to, await self._neighbours[to].ping())
 
-    async def _send_payloads(self, to: Tier) -> None:
+    async def _send_payloads(self, to: Tier, goes_on: Callable[[], bool]) -> None:
+        """Sends payloads, ever larger ones until they tell the bandwidth, for as long as `goes_on` says so."""
         size = self._payload_size(to)
-        while self._is_idle():
-            size = await self._send_payload(to, size)
+        while goes_on():
+            size = await self._send_payload(to, size, goes_on)
             wanted = self._payload_size(to)
             if size >= wanted / 2:
                 return
@@ -287,14 +295,14 @@ class Prober:
     def _payload_size(self, to: Tier) -> int:
         return min(payload_size(self._watch.estimate(to)), self._largest_payload)
 
-    async def _send_payload(self, to: Tier, size: int) -> int:
+    async def _send_payload(self, to: Tier, size: int, goes_on: Callable[[], bool]) -> int:
         """Sends a payload in several messages, fewer where the link is slow; returns their bytes."""
         message_bytes = min(max(size // _MOST_MESSAGES, SMALLEST_PAYLOAD), size)
         round_trip = self._watch.estimate(to).round_trip_seconds or 0.0
         transfers: list[Transfer] = []
         fastest = 0.0
         while not transfers or (
-            self._is_idle() and len(transfers) < _MOST_MESSAGES and fastest * len(transfers) < _PAYLOAD_WIRE_SECONDS
+            goes_on() and len(transfers) < _MOST_MESSAGES and fastest * len(transfers) < _PAYLOAD_WIRE_SECONDS
         ):
             transfers.append(await self._neighbours[to].send(message_bytes))
             fastest = min(map(_wire_seconds, transfers)) - round_trip

@@ -16,7 +16,9 @@ from tierflow_worker.links import CALL_BYTES, LARGE_BYTES, LinkEstimate, Transfe
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.probing import (
+    BUSY_PAYLOAD_SECONDS,
     LARGEST_PAYLOAD,
+    PAYLOAD_SECONDS,
     LinkWatch,
     Prober,
     neighbours_of,
@@ -179,12 +181,27 @@ def test_a_link_that_requests_use_carries_no_payloads_and_few_pings() -> None:
     assert world.value("tierflow_link_bandwidth_bytes_per_second") == pytest.approx(WIFI[0] / 5, rel=0.1)
 
 
-def test_a_worker_that_computes_sends_no_payload() -> None:
+def test_a_worker_that_computes_sends_no_payload_for_a_while() -> None:
     world = World()
     world.idle = False
-    world.pass_seconds(60)
+    world.pass_seconds(BUSY_PAYLOAD_SECONDS - PAYLOAD_SECONDS - 1)
     assert world.neighbour.payloads == []
     assert world.neighbour.pings, "a round trip disturbs nobody"
+
+
+def test_a_worker_that_computes_all_the_time_measures_a_link_that_no_request_uses_a_little_later() -> None:
+    world = World()
+    world.pass_seconds(120)
+    known = len(world.neighbour.payloads)
+    world.idle = False
+    world.neighbour.link = (WIFI[0] / 4, WIFI[1])
+    world.pass_seconds(120)
+    times = [at for at, _ in world.neighbour.payloads[known:]]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times) if later - earlier > 5]
+    assert pauses
+    assert all(BUSY_PAYLOAD_SECONDS - 5 <= pause <= BUSY_PAYLOAD_SECONDS + 5 for pause in pauses)
+    assert max(pauses) < 60  # within which the operator takes measurements for fresh, if the manifest says nothing
+    assert world.watch.estimate(Tier.CLOUD).bytes_per_second == pytest.approx(WIFI[0] / 4, rel=0.2)
 
 
 def test_a_worker_that_is_not_ready_tells_what_it_measures_but_not_that_a_neighbour_is_not_there_yet() -> None:
