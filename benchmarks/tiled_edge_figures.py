@@ -162,15 +162,15 @@ class _Edge:
         ports, tiles = [], []
         for place, speed in enumerate(speeds[1:]):
             tiles.append(self._begin(tile_descriptor(descriptor), speed=speed))
-            tiles[-1].wait_ready()  # the first one cuts the segment, and the others find it
+            tiles[-1].wait_ready()
             name = f"{title} {place}"
             ports.append(self.proxies.open(name, link=EDGE_NETWORK, beside=f"{title} 0"))
             self.proxies.set_target(name, tiles[-1].grpc_port)
         where = ",".join(f"127.0.0.1:{port}" for port in ports)
         edge = self._begin(edge_descriptor(self.model, uri, [planned.segment], where), speed=speeds[0], program=program)
         edge.wait_ready()
-        if tiles and edge.wait_for("tile workers")["available"] != len(tiles):
-            raise RuntimeError(f"the edge worker does not find its tile workers:\n{edge.text()}")
+        if tiles:
+            edge.wait_for("tile workers", available=len(tiles))
         return _Workers(edge, tiles, planned, self._request(planned), lambda: self._traffic(f"{title} 0"), self.stack)
 
     def start_standby(self) -> WorkerProcess:

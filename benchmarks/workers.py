@@ -104,15 +104,15 @@ class WorkerProcess:
             self.lines.append({"event": "end of log", "seen": time.perf_counter()})
             self._changed.notify_all()
 
-    def wait_for(self, event: str, *, count: int = 1) -> dict[str, Any]:
-        """The first line with this event, or the one that makes `count`; waits for it.
+    def wait_for(self, event: str, *, count: int = 1, **fields: object) -> dict[str, Any]:
+        """The first line with this event and these fields, or the one that makes `count`; waits for it.
 
         Raises:
             RuntimeError: with the log, where it doesn't come.
         """
 
         def found() -> list[dict[str, Any]]:
-            return [line for line in self.lines if line["event"] == event]
+            return [line for line in self.lines if line["event"] == event and fields.items() <= line.items()]
 
         def ended() -> bool:
             return any(line["event"] == "end of log" for line in self.lines)

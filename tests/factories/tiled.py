@@ -163,7 +163,7 @@ class Cast:
         return self.start_ready(worker_descriptor(self.model, self.uri, Tier.DEVICE, [segment]), **flags)
 
     def tile_workers(self, segments: Sequence[SegmentDescriptor], count: int, **flags: Any) -> list[WorkerProcess]:
-        """Starts tile workers, and has them hold the runs of segments: one first, which cuts them for the others."""
+        """Starts tile workers, and has them hold the runs of segments."""
         workers = [self.start(self.tile_descriptor(), **flags) for _ in range(count)]
         for worker in workers:
             worker.wait_ready()

@@ -5,6 +5,7 @@ graph would otherwise stay in the worker's memory for good, and because it goes 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Final, cast
@@ -86,13 +88,19 @@ class Cutting:
         with contextlib.suppress(BrokenPipeError), cast(IO[bytes], self._process.stdin) as told:
             told.write(descriptors.encode(descriptor))  # if it has ended already, `wait` says why
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def wait(self) -> None:
         """Waits until the segment's file is there.
 
         Raises:
             TierflowError: what the process failed with.
         """
-        output = cast(IO[bytes], self._process.stdout).read()
+        with cast(IO[bytes], self._process.stdout) as said:
+            output = said.read()
         if self._process.wait() == 0:
             return
         try:
@@ -171,12 +179,28 @@ def make_kernels(descriptor: WorkerDescriptor, segment: SegmentDescriptor, cache
     return target
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Has no other process of this machine make the same files meanwhile; it finds them afterwards.
+
+    An edge worker and its tile workers begin at the same time, and in local mode they share a cache.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{_UNFINISHED}{folder.name}.lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # where a file system has no locks, both make them
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what processes left behind that were killed while they cut."""
+    """Removes what processes left behind that were killed while they cut, and locks that nobody needs any more."""
     for leftover in folder.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
-                shutil.rmtree(leftover)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
 
 def main() -> int:
@@ -185,10 +209,11 @@ def main() -> int:
     try:
         descriptor = descriptors.decode(sys.stdin.buffer.read())
         (segment,) = descriptor.segments
-        if not segment_file(descriptor, segment, cache_dir).exists():
-            extract(descriptor, segment, cache_dir)
-        if segment.runs and not kernels_file(descriptor, segment, cache_dir).exists():
-            make_kernels(descriptor, segment, cache_dir)
+        with _alone(segment_file(descriptor, segment, cache_dir).parent):
+            if not segment_file(descriptor, segment, cache_dir).exists():
+                extract(descriptor, segment, cache_dir)
+            if segment.runs and not kernels_file(descriptor, segment, cache_dir).exists():
+                make_kernels(descriptor, segment, cache_dir)
     except (TierflowError, OSError) as error:
         kind = type(error).__name__ if isinstance(error, TierflowError) else TierflowError.__name__
         report = _Report(kind, str(error), getattr(error, "subject", ""))
