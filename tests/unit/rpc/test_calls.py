@@ -22,7 +22,7 @@ from factories.rpc_peers import (
     run,
 )
 from tierflow.protocol.messages import Data
-from tierflow_worker.rpc import client, server
+from tierflow_worker.rpc import client_connection, server
 from tierflow_worker.rpc.server import Call, Handler, Parts
 from tierflow_worker.rpc.status import Code, RpcError
 
@@ -301,8 +301,8 @@ def test_an_address_that_is_none_is_named() -> None:
 
 
 def test_a_server_that_vanished_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_KEEPALIVE_SECONDS", 0.05)
-    monkeypatch.setattr(client, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(client_connection, "_KEEPALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(client_connection, "_ANSWER_SECONDS", 0.05)
 
     async def check() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -315,8 +315,8 @@ def test_a_server_that_vanished_without_a_word_is_noticed(monkeypatch: pytest.Mo
 
 
 def test_a_server_that_answers_pings_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_KEEPALIVE_SECONDS", 0.01)
-    monkeypatch.setattr(client, "_ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(client_connection, "_KEEPALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(client_connection, "_ANSWER_SECONDS", 5.0)
 
     async def check() -> None:
         waiting = Waiting()
