@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.figure import Figure, at_most
 from benchmarks.fuzzing import fuzz, resident_bytes
-from benchmarks.workers import PIPELINE, WorkerProcess, start_chain, start_worker
+from benchmarks.workers import PIPELINE, WorkerProcess, start_chain, start_worker, wait_settled
 from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.model import open_model
 from tierflow.network import NETWORKS, Link
@@ -60,8 +60,7 @@ def _fuzzing_figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name, _chain(Path(name)) as (workers, request):
         entry = workers[Tier.DEVICE]
         rest = f"127.0.0.1:{entry.rest_port}"
-        for worker in workers.values():
-            worker.wait_for("settled")
+        wait_settled(workers.values())
         asyncio.run(fuzz(entry.address, rest, [request], count=_WARM_UP, seed=1))
         before = {tier: resident_bytes(worker.process.pid) for tier, worker in workers.items()}
         began = time.perf_counter()

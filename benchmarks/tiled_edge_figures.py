@@ -118,8 +118,12 @@ def _unequal_figures(edge: "_Edge", equals: "_Workers") -> Iterator[Figure]:
         times["ideal"] += [seconds * sum([_SPEED] * _MOST_WORKERS) / sum(speeds) for seconds in equals.ask_often(1)]
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     title = f"{edge.name}: one of {_MOST_WORKERS} workers at half speed"
-    # The edge's worker decides on sizes by itself, and the very next request has them.
-    yield at_most(AREA, f"{title}: longest request while sizes follow", max(settling), "s", _RESIZING_SECONDS)
+    # The first request finds out how fast workers are. With its answer the edge's worker decides on sizes, which the
+    # very next request has.
+    first, second = settling[:2]
+    yield Figure(AREA, f"{title}: the request that finds out", first, "s")
+    yield at_most(AREA, f"{title}: decision on sizes to the first answer with them", second, "s", _RESIZING_SECONDS)
+    yield Figure(AREA, f"{title}: longest request while sizes follow", max(settling), "s")
     for name in ("sized", "equal"):
         yield Figure(AREA, f"{title}, {name} tiles", medians[name] * 1000, "ms")
     loss = {name: 100 * (medians[name] / medians["ideal"] - 1) for name in ("sized", "equal")}

@@ -29,6 +29,7 @@ from benchmarks.workers import (
     segment_descriptor,
     start_chain,
     start_worker,
+    wait_settled,
     worker_descriptor,
 )
 from tierflow.descriptor import Downstream, WorkerDescriptor
@@ -221,8 +222,7 @@ def _measure_chain(folder: Path, model: Model, tiers: Sequence[Tier]) -> _ChainT
     pixels = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
     request = InferRequest(PIPELINE, (InferTensor(image.name, image.dtype, image.shape, pixels.tobytes()),))
     try:
-        for worker in workers.values():
-            worker.wait_for("settled")
+        wait_settled(workers.values())
         with _client(workers[Tier.DEVICE].address) as ask, contextlib.closing(RawWire()) as raw:
             compute, transfer = _parts(folder, model, tiers, {image.name: pixels}, raw)
             calls = [lambda: ask(request), transfer, compute]

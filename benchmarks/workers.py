@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,12 @@ def start_worker(
     worker._reader = threading.Thread(target=worker.read, daemon=True)
     worker._reader.start()
     return worker
+
+
+def wait_settled(workers: Iterable[WorkerProcess]) -> None:
+    """Waits until workers have moved what stays in their memory: until then its size and their speed change."""
+    for worker in workers:
+        worker.wait_for("settled")
 
 
 Start = Callable[..., WorkerProcess]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.fuzzing import fuzz, resident_bytes
-from benchmarks.workers import PIPELINE
+from benchmarks.workers import PIPELINE, wait_settled
 from factories.clients import ask_both
 from factories.models import convolutions
 from factories.planes import tensor_of
@@ -37,8 +37,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.slow
 def test_after_ten_thousand_broken_requests_a_worker_answers_and_has_not_grown(chain: Served) -> None:
     processes = {tier: worker.process.pid for tier, worker in chain.workers.items()}
-    for worker in chain.workers.values():
-        worker.wait_for("settled")
+    wait_settled(chain.workers.values())
     asyncio.run(fuzz(chain.grpc, chain.rest, VALID, count=WARM_UP, seed=1))
     before = {tier: resident_bytes(process) for tier, process in processes.items()}
     seen = asyncio.run(fuzz(chain.grpc, chain.rest, VALID, count=COUNT, seed=2))
