@@ -28,7 +28,7 @@ from tierflow_operator.checks import (
 )
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, changes
-from tierflow_operator.nudges import Nudge, is_nudging, to_nudge
+from tierflow_operator.nudges import Nudge, is_nudging, is_telling, tell, to_nudge
 from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest
 from tierflow_operator.record import Record
 from tierflow_operator.render import component_of, config_map_of, descriptors_named
@@ -199,8 +199,11 @@ def _check(scene: Scene, subject: str) -> Steps:
         state, said = CheckState.BROKEN, "the workers that it asks are gone"
     if state is CheckState.RUNNING:
         trouble = "" if awaited else trouble_of(checks)
-        nudges = () if told or own is None or workers is None else (Nudge(own, workers_annotation(workers)),)
-        return Steps(record, stage, f"{message}{trouble and f': {trouble}'}", others, nudges)
+        nudges: tuple[Nudge, ...] = ()
+        if own is not None and (told or workers is not None):
+            nudges = tell(own, {} if told or workers is None else workers_annotation(workers), scene.now)
+        message = f"{message}{trouble and f': {trouble}'}"
+        return Steps(record, stage, message, others, nudges, nudging=own is not None and is_telling(own))
     if state is CheckState.BROKEN and workers is None:
         return Steps(record, stage, f"{message}; the check could not be made yet: {said}", others)
     if state is CheckState.BROKEN:

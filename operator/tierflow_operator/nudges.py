@@ -19,6 +19,8 @@ NUDGED_ANNOTATION: Final = "tierflow.dev/nudged"
 
 NUDGE_SECONDS: Final = 0.2
 """After so long a pod that was nudged and isn't ready yet is nudged again, a few times."""
+_TELLING_SECONDS: Final = 1.0
+"""The same for a pod that was told whom to check: most have their answer by then."""
 _MOST_NUDGES: Final = 5
 
 
@@ -65,16 +67,44 @@ def is_nudging(scene: Scene) -> bool:
     return any(0 < _nudged_before(pod, name)[0] < _MOST_NUDGES for name, pod in _unready_but_approved(scene))
 
 
+def tell(check: Manifest, workers: Mapping[str, str], now: float) -> tuple[Nudge, ...]:
+    """Tells the pod that checks of its workers, by the annotations `workers`, and again where it doesn't end.
+
+    A kubelet that is just starting the container may miss a change, and would look again after a minute.
+    """
+    count, at = _count(check)
+    if not workers.items() <= (check["metadata"].get("annotations") or {}).items():
+        return (Nudge(check, {**workers, NUDGED_ANNOTATION: _counted(1, now)}),)
+    if is_telling(check) and now >= at + _TELLING_SECONDS:
+        return (Nudge(check, {NUDGED_ANNOTATION: _counted(count + 1, now)}),)
+    return ()
+
+
+def is_telling(check: Manifest) -> bool:
+    """Whether a pod was told whom to check after it was made, and may have to be told again."""
+    return 0 < _count(check)[0] < _MOST_NUDGES
+
+
 def _annotations(approved: str, count: int, now: float) -> dict[str, str]:
     """What a pod gets whose descriptor was approved: which one, how often it has been told now, and when."""
-    return {APPROVED_ANNOTATION: approved, NUDGED_ANNOTATION: f"{count} {now:.2f}"}
+    return {APPROVED_ANNOTATION: approved, NUDGED_ANNOTATION: _counted(count, now)}
+
+
+def _counted(count: int, now: float) -> str:
+    return f"{count} {now:.2f}"
 
 
 def _nudged_before(pod: Manifest, approved: str) -> tuple[int, float]:
     """How often a pod was told of an approval, and when last; none where that can't be read."""
     annotations = pod["metadata"].get("annotations") or {}
+    return _count(pod) if annotations.get(APPROVED_ANNOTATION) == approved else (0, 0.0)
+
+
+def _count(pod: Manifest) -> tuple[int, float]:
+    """How often a pod was changed for its volumes, and when last; none where that can't be read."""
+    annotations = pod["metadata"].get("annotations") or {}
     count, _, at = str(annotations.get(NUDGED_ANNOTATION, "")).partition(" ")
     try:
-        return (int(count), float(at)) if annotations.get(APPROVED_ANNOTATION) == approved else (0, 0.0)
+        return int(count), float(at)
     except ValueError:
         return 0, 0.0

@@ -309,6 +309,27 @@ def test_a_check_starts_beside_the_workers_and_is_told_of_them_once_they_run() -
     assert [write for write in bench.cluster.writes if write.startswith("annotate Pod small-check-")]
 
 
+def test_a_check_that_does_not_end_is_told_of_its_workers_again_a_few_times() -> None:
+    bench, check = waiting_for_a_check_on_the_cloud(3, 1)
+    workers = workers_told(check)
+
+    def told() -> int:
+        return bench.cluster.writes.count(f"annotate Pod {check['metadata']['name']}")
+
+    before = told()
+    assert before >= 1
+    bench.reconcile()
+    assert told() == before  # not at once
+    for _ in range(20):
+        bench.now += 0.5
+        bench.reconcile()
+    assert told() == 5
+    assert workers_told(the_check(bench)) == workers
+    bench.cluster.cut_off = set()
+    bench.run()
+    assert bench.epoch == 2
+
+
 def test_a_check_that_fails_before_its_workers_run_is_made_again_only_when_they_do() -> None:
     bench = settled()
     bench.cluster.broken = {"edge"}
