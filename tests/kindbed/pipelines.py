@@ -138,6 +138,19 @@ class Pipeline:
 
         self.cluster.wait_for(f"a steady plan of {self.name}", is_steady, seconds)
 
+    def wait_still(self, seconds: float = 300) -> None:
+        """Waits until its Deployments stay as they are: their status changes until the last old pod has ended."""
+        seen, since = self.footprints(), time.monotonic()
+
+        def is_still() -> bool:
+            nonlocal seen, since
+            now = self.footprints()
+            if now != seen or not self.is_settled():
+                seen, since = now, time.monotonic()
+            return time.monotonic() > since + _STEADY_SECONDS
+
+        self.cluster.wait_for(f"Deployments of {self.name} that stay as they are", is_still, seconds)
+
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""
         return {segment["tier"]: segment["layers"] for segment in self.plan().get("segments", ())}
