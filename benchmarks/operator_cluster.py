@@ -126,6 +126,18 @@ class Cluster:
             for entry in self.api.items(path)
         }
 
+    def wait_until_available(self) -> None:
+        """Waits until Kubernetes counts all pods as available: tile workers are that seconds after they are ready."""
+
+        def are_available() -> bool:
+            deployments = [entry for path in _OWNED for entry in self.api.items(path) if path.endswith("/deployments")]
+            return all(
+                entry.get("status", {}).get("availableReplicas", 0) == entry["spec"]["replicas"]
+                for entry in deployments
+            )
+
+        wait_for("all pods to be available", are_available, seconds=_PATIENCE_SECONDS)
+
     def _seen(self) -> None:
         applied, now = self._applied, time.perf_counter()
         if applied is None:

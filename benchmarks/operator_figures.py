@@ -69,6 +69,7 @@ def _resyncing(cluster: Cluster, operator: MeasuredOperator, pipelines: int) -> 
 
 
 def _at_rest(cluster: Cluster, operator: MeasuredOperator, when: str) -> Iterator[Figure]:
+    cluster.wait_until_available()
     operator.wait_until_idle()
     versions, writes, requests = cluster.versions(), operator.writes(), operator.requests()
     decisions, cpu, began = operator.decisions(), operator.cpu_seconds(), time.perf_counter()
