@@ -25,7 +25,6 @@ from tierflow.protocol.rest import HEADER_LENGTH
 from tierflow_worker.rpc.client import Channel
 from tierflow_worker.rpc.status import RpcError
 
-_INFER = f"/{wire.SERVICE}/ModelInfer"
 _AT_ONCE = 16
 _MOST_BYTES = 2**26
 _INTERESTING = (
@@ -137,7 +136,7 @@ async def fuzz(
         aiohttp.ClientSession(f"http://{rest_address}") as session,
         asyncio.TaskGroup() as group,
     ):
-        call = channel.unary_unary(_INFER)
+        call = channel.unary_unary(wire.INFER)
         announcing = Channel(grpc_address, max_message_bytes=_MOST_BYTES)
 
         async def over_grpc(body: bytes) -> None:
@@ -151,9 +150,9 @@ async def fuzz(
 
         async def over_grpc_announced(body: bytes, there: int) -> None:
             try:
-                announced = announcing.announce(_INFER, body[:there], len(body), timeout=30)
+                announced = announcing.announce(wire.INFER, body[:there], len(body), timeout=30)
                 if announced is None:  # not connected yet
-                    await announcing.unary(_INFER, [body], timeout=30)
+                    await announcing.unary(wire.INFER, [body], timeout=30)
                 else:
                     await asyncio.sleep(0)
                     announced.send([body[there:]])

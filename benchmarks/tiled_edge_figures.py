@@ -229,7 +229,7 @@ class _Workers:
         self._traffic = traffic
         self._request = encode_request(request)
         channel = stack.enter_context(grpc.insecure_channel(edge.address, options=_UNLIMITED))
-        self._infer = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        self._infer = channel.unary_unary(wire.INFER)
 
     def ask_often(self, times: int) -> list[float]:
         """Sends requests; returns for each the seconds from its arrival at the edge's worker to its answer."""

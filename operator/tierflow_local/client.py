@@ -92,7 +92,7 @@ class PipelineClient:
                 ("grpc.initial_reconnect_backoff_ms", 50),
             ),
         )
-        self._call = self._channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        self._call = self._channel.unary_unary(wire.INFER)
 
     def __enter__(self) -> Self:
         return self

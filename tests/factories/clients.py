@@ -29,7 +29,7 @@ def send_grpc(address: str, body: bytes, *, timeout: float = 60) -> Answer:
     options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
     with grpc.insecure_channel(address, options=options) as channel:
         try:
-            answer = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")(body, timeout=timeout)
+            answer = channel.unary_unary(wire.INFER)(body, timeout=timeout)
         except grpc.RpcError as error:
             return Answer(error.code().name, error.details())
     return Answer("OK", tensors={tensor.name: tensor for tensor in decode_response(answer).tensors})

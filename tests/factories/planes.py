@@ -184,7 +184,7 @@ async def ask(address: str, request: InferRequest, *, timeout: float = 20.0) -> 
     """
     options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        call = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        call = channel.unary_unary(wire.INFER)
         return decode_response(await call(encode_request(request), timeout=timeout))
 
 

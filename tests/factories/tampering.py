@@ -146,7 +146,7 @@ class TamperingServer:
 def in_front_of(target: str) -> Iterator[TamperingServer]:
     """A server that has a tile worker compute what it is asked for."""
     with grpc.insecure_channel(target, options=_UNLIMITED) as channel:
-        infer = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+        infer = channel.unary_unary(wire.INFER)
         server = TamperingServer(lambda request: decode_response(infer(request, timeout=60)))
         yield server
         server.close()

@@ -196,7 +196,7 @@ def ask_to_hold(worker: WorkerProcess, wanted: str) -> RunsHeld:
     """What a tile worker answers that is asked to hold something."""
     request = encode_request(InferRequest(PIPELINE, (), parameters={HOLD_PARAMETER: wanted}))
     with grpc.insecure_channel(worker.address) as channel:
-        answer = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")(request, timeout=PATIENCE_SECONDS)
+        answer = channel.unary_unary(wire.INFER)(request, timeout=PATIENCE_SECONDS)
     return read_held(decode_response(answer))
 
 
@@ -350,7 +350,7 @@ class Load:
     async def _run(self) -> None:
         options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
         async with grpc.aio.insecure_channel(self._address, options=options) as channel:
-            call = channel.unary_unary(f"/{wire.SERVICE}/ModelInfer")
+            call = channel.unary_unary(wire.INFER)
             await asyncio.gather(*(self._client(call, number) for number in range(self._clients)))
 
     async def _client(self, call: Any, number: int) -> None:

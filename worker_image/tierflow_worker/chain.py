@@ -26,7 +26,6 @@ from tierflow_worker.rpc.client import Announced, Channel
 from tierflow_worker.rpc.status import Code, RpcError
 from tierflow_worker.statuses import from_status
 
-_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 0.5
 _LARGEST_MARGIN_SECONDS: Final = 0.05
@@ -88,7 +87,7 @@ class DownstreamClient:
         """
         beginning = beginning_of(request, size)
         left = None if deadline is None else deadline - self._clock()
-        call = self._channel.announce(_INFER, beginning, len(beginning) + size, timeout=_timeout(left))
+        call = self._channel.announce(wire.INFER, beginning, len(beginning) + size, timeout=_timeout(left))
         return None if call is None else Announcement(call, len(beginning), size, self._clock)
 
     async def answer(
@@ -143,7 +142,7 @@ class DownstreamClient:
             began = self._clock()
             left = None if deadline is None else deadline - began
             try:
-                answer = await self._channel.unary(_INFER, parts, timeout=_timeout(left))
+                answer = await self._channel.unary(wire.INFER, parts, timeout=_timeout(left))
             except RpcError as error:
                 problem = self._understand(error)
                 if not isinstance(problem, _GoneError):

@@ -41,7 +41,6 @@ Tensors = Mapping[str, InferTensor]
 Clock = Callable[[], float]
 Pause = Callable[[float], Awaitable[None]]
 
-_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
 _UNLIMITED: Final = 2**31 - 1  # the worker's own limit counts
 _PAUSE_SECONDS: Final = 0.1
 _REQUEST_ID: Final = "check"
@@ -140,7 +139,7 @@ class _Worker:
         try:
             while (left := deadline - self._clock()) > 0:
                 try:
-                    return self._read(await channel.unary(_INFER, parts, timeout=left))
+                    return self._read(await channel.unary(wire.INFER, parts, timeout=left))
                 except RpcError as error:
                     reason, seconds = self._understand(error)
                 await self._pause(max(min(seconds, deadline - self._clock()), 0.0))

@@ -10,6 +10,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE: Final = "inference.GRPCInferenceService"
 
+INFER: Final = f"/{SERVICE}/ModelInfer"
+"""The method that answers requests for inferences, as a call names it."""
+
 
 def _load() -> descriptor_pool.DescriptorPool:
     content = files("tierflow.protocol").joinpath("open_inference.binpb").read_bytes()

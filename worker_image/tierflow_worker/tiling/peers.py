@@ -33,7 +33,6 @@ from tierflow_worker.tensors import from_array, to_array
 from tierflow_worker.tiling.holdings import read_held, write_wanted
 from tierflow_worker.tiling.requests import write_tile
 
-_INFER: Final = f"/{wire.SERVICE}/ModelInfer"
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
 
@@ -166,7 +165,7 @@ class Peer:
         """Asks the worker to hold the runs that are wanted (see `holdings.write_wanted`), and learns what it holds."""
         request = InferRequest(self._pipeline, (), parameters={HOLD_PARAMETER: wanted})
         try:
-            answer = await self._channel.unary(_INFER, request_parts(request), timeout=_ANSWER_SECONDS)
+            answer = await self._channel.unary(wire.INFER, request_parts(request), timeout=_ANSWER_SECONDS)
             held = read_held(decode_response(answer))
         except (RpcError, TierflowError):
             self.is_up = False
