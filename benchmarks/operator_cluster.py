@@ -130,10 +130,9 @@ class Cluster:
         """Waits until Kubernetes counts all pods as available: tile workers are that seconds after they are ready."""
 
         def are_available() -> bool:
-            deployments = [entry for path in _OWNED for entry in self.api.items(path) if path.endswith("/deployments")]
             return all(
                 entry.get("status", {}).get("availableReplicas", 0) == entry["spec"]["replicas"]
-                for entry in deployments
+                for entry in list(self._deployments.objects.values())
             )
 
         wait_for("all pods to be available", are_available, seconds=_PATIENCE_SECONDS)

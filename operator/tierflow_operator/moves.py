@@ -28,7 +28,7 @@ from tierflow_operator.checks import (
 )
 from tierflow_operator.descriptors import TILES
 from tierflow_operator.diff import Action, Change, changes
-from tierflow_operator.nudges import Nudge, is_nudging, is_telling, tell, to_nudge
+from tierflow_operator.nudges import Nudge, is_nudging, is_telling, tell, tell_again, to_nudge
 from tierflow_operator.pods import APPROVAL_SUFFIX, Manifest
 from tierflow_operator.record import Record
 from tierflow_operator.render import component_of, config_map_of, descriptors_named
@@ -192,18 +192,20 @@ def _check(scene: Scene, subject: str) -> Steps:
     own = next((entry for entry in checks if entry["metadata"]["name"] == wanted["metadata"]["name"]), None)
     others = tuple(Change(Action.DELETE, entry) for entry in checks if entry is not own)
     state, verdict, said = read_check(own, subject)
-    if state is CheckState.MISSING:
+    if own is None or state is CheckState.MISSING:
         return Steps(record, stage, message, (*others, Change(Action.CREATE, wanted)))
-    told = workers_told(own) if own is not None else frozenset()
+    told = workers_told(own)
     if state is CheckState.RUNNING and not told <= _addresses(scene):
         state, said = CheckState.BROKEN, "the workers that it asks are gone"
     if state is CheckState.RUNNING:
         trouble = "" if awaited else trouble_of(checks)
         nudges: tuple[Nudge, ...] = ()
-        if own is not None and (told or workers is not None):
-            nudges = tell(own, {} if told or workers is None else workers_annotation(workers), scene.now)
+        if told:
+            nudges = tell_again(own, scene.now)
+        elif workers is not None:
+            nudges = tell(own, workers_annotation(workers), scene.now)
         message = f"{message}{trouble and f': {trouble}'}"
-        return Steps(record, stage, message, others, nudges, nudging=own is not None and is_telling(own))
+        return Steps(record, stage, message, others, nudges, nudging=is_telling(own))
     if state is CheckState.BROKEN and workers is None:
         return Steps(record, stage, f"{message}; the check could not be made yet: {said}", others)
     if state is CheckState.BROKEN:

@@ -68,13 +68,16 @@ def is_nudging(scene: Scene) -> bool:
 
 
 def tell(check: Manifest, workers: Mapping[str, str], now: float) -> tuple[Nudge, ...]:
-    """Tells the pod that checks of its workers, by the annotations `workers`, and again where it doesn't end.
+    """Tells the pod that checks of its workers, by the annotations `workers`."""
+    return (Nudge(check, {**workers, NUDGED_ANNOTATION: _counted(1, now)}),)
 
-    A kubelet that is just starting the container may miss a change, and would look again after a minute.
+
+def tell_again(check: Manifest, now: float) -> tuple[Nudge, ...]:
+    """Has the kubelet of a pod that was told of its workers, and doesn't end, look at its volumes once more.
+
+    One that is just starting the container may miss a change, and would look again after a minute.
     """
     count, at = _count(check)
-    if not workers.items() <= (check["metadata"].get("annotations") or {}).items():
-        return (Nudge(check, {**workers, NUDGED_ANNOTATION: _counted(1, now)}),)
     if is_telling(check) and now >= at + _TELLING_SECONDS:
         return (Nudge(check, {NUDGED_ANNOTATION: _counted(count + 1, now)}),)
     return ()

@@ -76,7 +76,7 @@ class Scene:
 
     def has_enough(self, component: str) -> bool:
         """Whether so many of a component's workers as are wanted serve what is wanted, whoever else is left."""
-        if self.has_taken_over(component):
+        if self.has_arrived(component):
             return True
         deployment = self._wanted_deployment(component)
         if deployment is None:

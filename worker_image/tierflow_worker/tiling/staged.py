@@ -8,7 +8,6 @@ import numpy as np
 from onnx import TensorProto
 
 from tierflow.descriptor import RunDescriptor, SegmentDescriptor
-from tierflow.errors import UnknownBoundaryError
 from tierflow.tiling.layout import Grid
 from tierflow.tiling.region import Region
 from tierflow_worker.queue import ComputeQueue
@@ -40,16 +39,7 @@ class HeldRuns:
         _read_weights(kernels, runs)
 
     def find(self, run: str) -> TiledRun:
-        """A run by its id.
-
-        Raises:
-            UnknownBoundaryError: naming the run, and those that are held.
-        """
-        if run not in self._runs:
-            held = ", ".join(self._runs) or "none"
-            raise UnknownBoundaryError(
-                f"run {run} is not held here: the sender has another plan; held: {held}", subject=run
-            )
+        """One of the segment's runs by its id."""
         return self._runs[run]
 
     def compute(self, run: str, tile: Region, inputs: Mapping[str, Array], cancellation: Cancellation | None) -> Array:
