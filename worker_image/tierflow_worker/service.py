@@ -29,6 +29,7 @@ from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.segments import SegmentLoader, SegmentStore
 from tierflow_worker.settings import Settings
 from tierflow_worker.tiling.holdings import Holdings
+from tierflow_worker.waiting import happens_within
 
 if TYPE_CHECKING:
     from tierflow_worker.rest_face import RestFace
@@ -227,9 +228,7 @@ class Worker:
         if not _is_there(approval):
             self._log.info("waiting for approval", file=str(approval))
         while not _is_there(approval):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), _APPROVAL_CHECK_SECONDS)
-            if self._stop.is_set():
+            if await happens_within(self._stop, _APPROVAL_CHECK_SECONDS):
                 return False
         self._log.info("approved")
         return True
@@ -270,8 +269,7 @@ class Worker:
 
     async def _keep_house(self, taking_over: asyncio.Event) -> None:
         # Others that start with this worker load what they will serve; what is only for the time of a switch can wait.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(taking_over.wait(), _PREVIOUS_AFTER_SECONDS)
+        await happens_within(taking_over, _PREVIOUS_AFTER_SECONDS)
         for place in range(1, len(self._descriptor.segments)):
             try:
                 await self._load(place)

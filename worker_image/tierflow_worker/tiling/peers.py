@@ -32,6 +32,7 @@ from tierflow_worker.runtime import Array, numpy_dtype
 from tierflow_worker.tensors import from_array, to_array
 from tierflow_worker.tiling.holdings import read_held, write_wanted
 from tierflow_worker.tiling.requests import write_tile
+from tierflow_worker.waiting import happens_within
 
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked who there is, and whether those that failed are back."""
@@ -244,8 +245,7 @@ class Peers:
             began = time.monotonic()
             await self.refresh()
             pause = _SOON_SECONDS if self._is_awaiting() else _LOOK_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), max(0.0, pause - (time.monotonic() - began)))
+            await happens_within(self._hurry, max(0.0, pause - (time.monotonic() - began)))
             self._hurry.clear()
 
     async def refresh(self) -> None:
