@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,6 +17,8 @@ from tierflow.errors import InvalidRequestError
 from tierflow.graph import Tensor
 from tierflow.protocol.messages import BOUNDARY_PARAMETER, InferRequest, InferTensor
 from tierflow.tiers import Tier
+
+Answer = TypeVar("Answer")
 
 X, MIDDLE, Y = relay("x"), relay("middle"), relay("y")
 REQUEST = InferRequest(PIPELINE, (InferTensor("x", "float32", (4,), bytes(range(16))),), "r1")
@@ -261,18 +263,26 @@ async def connected(node: Node) -> None:
     assert (await ask(node.address, REQUEST)).tensors[0].name == "y"
 
 
+async def announced(
+    asking: Coroutine[Any, Any, Answer], node: Node, segment: GatedSegment, above: Node
+) -> "asyncio.Task[Answer]":
+    """Asks a tier that computes until its gate opens; the tier above knows of it when this returns."""
+    await connected(node)
+    segment.gate.clear()
+    asked = asyncio.create_task(asking)
+    await eventually(lambda: above.plane.in_flight == 1)
+    return asked
+
+
 def test_the_next_tier_knows_of_a_request_while_this_one_computes() -> None:
     async def check() -> None:
         async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
-            await connected(node)
-            segment.gate.clear()
-            asking = asyncio.ensure_future(ask(node.address, REQUEST))
-            await eventually(lambda: above.plane.in_flight == 1)
+            asking = await announced(ask(node.address, REQUEST), node, segment, above)
             assert upper.runs == 1
             segment.gate.set()
             assert bytes((await asking).tensors[0].data) == bytes(range(16))
             await eventually(lambda: above.plane.in_flight == 0)
-            assert above.log.getvalue().count("request answered") == 2
+            await eventually(lambda: above.log.getvalue().count("request answered") == 2)
 
     run(check)
 
@@ -280,10 +290,7 @@ def test_the_next_tier_knows_of_a_request_while_this_one_computes() -> None:
 def test_a_request_that_is_given_up_while_it_is_announced_never_came() -> None:
     async def check() -> None:
         async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
-            await connected(node)
-            segment.gate.clear()
-            asking = asyncio.ensure_future(ask(node.address, REQUEST))
-            await eventually(lambda: above.plane.in_flight == 1)
+            asking = await announced(ask(node.address, REQUEST), node, segment, above)
             asking.cancel()
             await eventually(lambda: above.plane.in_flight == 0)
             segment.gate.set()
@@ -298,10 +305,7 @@ def test_a_request_that_is_given_up_while_it_is_announced_never_came() -> None:
 def test_a_tier_that_fails_takes_its_announcement_back() -> None:
     async def check() -> None:
         async with gated(UPPER) as (above, upper), gated(lower(above.address)) as (node, segment):
-            await connected(node)
-            segment.gate.clear()
-            asking = asyncio.ensure_future(refused(ask(node.address, REQUEST)))
-            await eventually(lambda: above.plane.in_flight == 1)
+            asking = await announced(refused(ask(node.address, REQUEST)), node, segment, above)
             segment.error = InvalidRequestError("layer conv can't compute with these inputs", subject="conv")
             segment.gate.set()
             assert (await asking).code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -316,10 +320,7 @@ def test_a_tier_that_is_lost_after_the_announcement_is_asked_again_when_it_is_ba
         port = free_port()
         async with gated(lower(f"127.0.0.1:{port}"), patience_seconds=30) as (node, segment):
             async with gated(UPPER, port=port) as (above, _):
-                await connected(node)
-                segment.gate.clear()
-                asking = asyncio.ensure_future(ask(node.address, REQUEST))
-                await eventually(lambda: above.plane.in_flight == 1)
+                asking = await announced(ask(node.address, REQUEST), node, segment, above)
             segment.gate.set()
             async with gated(UPPER, port=port) as (_, upper):
                 assert bytes((await asking).tensors[0].data) == bytes(range(16))
