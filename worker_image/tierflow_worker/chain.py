@@ -21,6 +21,7 @@ from tierflow.protocol import wire
 from tierflow.protocol.codec import beginning_of, decode_response, request_parts, without_seconds
 from tierflow.protocol.messages import SECONDS_PARAMETER, Data, EncodedResponse, InferRequest, InferResponse, Parameter
 from tierflow.tiers import Tier
+from tierflow_worker.afterwards import Afterwards
 from tierflow_worker.links import Transfer
 from tierflow_worker.rpc.client import Announced, Channel
 from tierflow_worker.rpc.status import Code, RpcError
@@ -53,6 +54,7 @@ class DownstreamClient:
         max_message_bytes: Largest message either way.
         patience_seconds: How long to try to reach it, deadline permitting.
         observer: Is told of transfers; None for nobody.
+        afterwards: When it is told of them.
         clock: Monotonic seconds.
     """
 
@@ -63,12 +65,14 @@ class DownstreamClient:
         max_message_bytes: int,
         patience_seconds: float,
         observer: LinkObserver | None = None,
+        afterwards: Afterwards | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tier = downstream.tier
         self._name = f"{downstream.tier} at {downstream.address}"
         self._patience_seconds = patience_seconds
         self._observer = observer
+        self._afterwards = Afterwards() if afterwards is None else afterwards
         self._clock = clock
         self._channel = Channel(downstream.address, max_message_bytes=max_message_bytes)
 
@@ -166,10 +170,10 @@ class DownstreamClient:
         return response
 
     def _learn(self, sent: int, received: int, seconds: float, elsewhere: Parameter) -> None:
-        """Tells what an answer says of the link, once it is on its way down, not before."""
+        """Tells what an answer says of the link."""
         if self._observer is not None and isinstance(elsewhere, float):
             transfer = Transfer(sent, received, seconds, elsewhere)
-            asyncio.get_running_loop().call_soon(self._observer.transferred, self._tier, transfer)
+            self._afterwards.note(self._observer.transferred, self._tier, transfer)
 
     def _understand(self, error: RpcError) -> TierflowError:
         """What an attempt's failure means; `_GoneError` where another attempt makes sense."""

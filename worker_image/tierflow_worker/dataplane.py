@@ -38,6 +38,7 @@ from tierflow.protocol.messages import (
     ServerMetadata,
     TensorMetadata,
 )
+from tierflow_worker.afterwards import Afterwards
 from tierflow_worker.arrival import Arrival
 from tierflow_worker.asked import MODEL_VERSION, check_model, find_place, only_own, wanted_outputs
 from tierflow_worker.logs import Log
@@ -67,6 +68,7 @@ class DataPlane:
         in_flight_limit: Requests that may be under way in all.
         tiling: The tile workers that are there, for runs that are shared; None where there never are any.
         holdings: The runs that this worker computes tiles of for others; None where it is no tile worker.
+        afterwards: When requests and runs are counted and logged.
         version: Of Tierflow.
         clock: Monotonic seconds.
     """
@@ -83,6 +85,7 @@ class DataPlane:
         in_flight_limit: int = 128,
         tiling: Tiling | None = None,
         holdings: Holdings | None = None,
+        afterwards: Afterwards | None = None,
         version: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -96,6 +99,7 @@ class DataPlane:
         self._in_flight_limit = in_flight_limit
         self._tiling = tiling
         self._holdings = holdings
+        self._afterwards = Afterwards() if afterwards is None else afterwards
         self._version = version
         self._clock = clock
         self._opened = False
@@ -103,6 +107,7 @@ class DataPlane:
         self._in_flight = 0
         self._numbers = itertools.count(1)
         metrics.follow_in_flight(lambda: self._in_flight)
+        metrics.before_render(self._afterwards.flush)
 
     @property
     def in_flight(self) -> int:
@@ -181,8 +186,7 @@ class DataPlane:
             self._in_flight -= 1
             never_came = not arrival.is_whole and isinstance(problem, asyncio.CancelledError | DeadlineExceededError)
             if not never_came:
-                # Counted once the answer is on its way, not before.
-                asyncio.get_running_loop().call_soon(self._note_end, request, problem, self._clock() - arrival.at)
+                self._afterwards.note(self._note_end, request.id, problem, self._clock() - arrival.at)
 
     async def _hold(self, request: InferRequest, arrival: Arrival) -> InferResponse:
         await arrival.whole()
@@ -196,10 +200,10 @@ class DataPlane:
         self._metrics.observe_request(Outcome.INVALID, seconds)
         self._log.warning("request refused", error=str(error)[:500])
 
-    def _note_end(self, request: InferRequest, problem: BaseException | None, seconds: float) -> None:
+    def _note_end(self, request: str, problem: BaseException | None, seconds: float) -> None:
         outcome = outcome_of(problem)
         self._metrics.observe_request(outcome, seconds)
-        fields = {"request": request.id, "seconds": round(seconds, 6)}
+        fields = {"request": request, "seconds": round(seconds, 6)}
         if problem is None:
             self._log.debug("request answered", **fields)
         elif outcome is Outcome.CANCELLED:
@@ -337,7 +341,7 @@ class DataPlane:
             await arrival.whole()
             began = self._clock()
             shared = await loaded.run_shared(tensors, self._queue, self._tiling, deadline)
-            asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, self._clock() - began)
+            self._afterwards.note(self._note_run, segment.id, loaded, self._clock() - began)
             return shared
         cancellation = loaded.cancellation()
         meanwhile, then = (None, None) if onward is None else (onward.announce, onward.send)
@@ -348,7 +352,7 @@ class DataPlane:
             meanwhile=meanwhile,
             then=then,
         )
-        asyncio.get_running_loop().call_soon(self._note_run, segment.id, loaded, seconds)
+        self._afterwards.note(self._note_run, segment.id, loaded, seconds)
         return computed
 
     def _note_run(self, segment: str, loaded: LoadedSegment, seconds: float) -> None:

@@ -95,6 +95,7 @@ class Metrics:
         # The `_created` series would double the number of series and nothing reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client has no types for it
         self.registry = CollectorRegistry(auto_describe=True)
+        self._catch_up: Callable[[], None] = lambda: None
         self._worker = (namespace, pipeline, str(tier))
         ProcessCollector(registry=self.registry)
         self._declare_requests()
@@ -290,6 +291,11 @@ class Metrics:
         """Sets whether a neighbour answers."""
         self._up.labels(*self._worker, to).set(int(up))
 
+    def before_render(self, catch_up: Callable[[], None]) -> None:
+        """Has `catch_up` called before the metrics are shown, so that they tell of all that has happened until then."""
+        self._catch_up = catch_up
+
     def render(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
+        self._catch_up()
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tierflow.descriptor import Downstream, WorkerDescriptor
 from tierflow.errors import TierflowError
+from tierflow_worker.afterwards import Afterwards
 from tierflow_worker.calibration import Calibration
 from tierflow_worker.chain import DownstreamClient
 from tierflow_worker.dataplane import DataPlane
@@ -76,6 +77,7 @@ class Worker:
         )
         self._queue = ComputeQueue(settings.queue, speed=settings.speed, observe_length=self._metrics.set_queue)
         self._metrics.set_queue_capacity(settings.queue)
+        self._afterwards = Afterwards()
         self._links = LinkWatch(self._metrics, tells_loss=self._is_ready)
         self._clients = {
             downstream: DownstreamClient(
@@ -83,6 +85,7 @@ class Worker:
                 max_message_bytes=settings.max_message_bytes,
                 patience_seconds=settings.patience_seconds,
                 observer=self._links,
+                afterwards=self._afterwards,
             )
             for downstream in _downstreams(descriptor)
         }
@@ -98,6 +101,7 @@ class Worker:
             in_flight_limit=settings.in_flight,
             tiling=self._peers,
             holdings=self._holdings,
+            afterwards=self._afterwards,
             version=_version("tierflow"),
         )
         self._rest: RestFace | None = None
@@ -320,6 +324,7 @@ class Worker:
         if self._holdings is not None:
             self._holdings.close()
         self._queue.close()
+        self._afterwards.flush()
         self._log.info("stopped", in_flight=self._plane.in_flight)
 
 
