@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -224,9 +224,9 @@ def _measure_chain(folder: Path, model: Model, tiers: Sequence[Tier]) -> _ChainT
     try:
         wait_settled(workers.values())
         with _client(workers[Tier.DEVICE].address) as ask, contextlib.closing(RawWire()) as raw:
-            compute, transfer = _parts(folder, model, tiers, {image.name: pixels}, raw)
-            calls = [lambda: ask(request), transfer, compute]
-            client, transfers, warm = interleaved(calls, rounds=_ROUNDS, warm_up=_WARM_UP)
+            calls = [lambda: ask(request), *_parts(folder, model, tiers, {image.name: pixels}, raw)]
+            client, *parts = interleaved(calls, rounds=_ROUNDS, warm_up=_WARM_UP)
+        warm, transfers = ([sum(times) for times in zip(*kind, strict=True)] for kind in (parts[::2], parts[1::2]))
         chain = _logged_seconds(workers[Tier.DEVICE], "request answered")
         segments = [
             sum(parts)
@@ -236,14 +236,14 @@ def _measure_chain(folder: Path, model: Model, tiers: Sequence[Tier]) -> _ChainT
         for worker in workers.values():
             worker.kill()
     bare = [one + other for one, other in zip(transfers, warm, strict=True)]
-    parts = [one + other for one, other in zip(transfers, segments, strict=True)]
+    own = [one + other for one, other in zip(transfers, segments, strict=True)]
     return _ChainTimes(
         statistics.median(client),
         statistics.median(chain),
         statistics.median(segments),
         statistics.median(transfers),
         statistics.median(bare),
-        (median_ratio(chain, parts) - 1) * 100,
+        (median_ratio(chain, own) - 1) * 100,
     )
 
 
@@ -254,34 +254,31 @@ def _logged_seconds(worker: WorkerProcess, event: str) -> list[float]:
 
 
 def _parts(
-    folder: Path, model: Model, tiers: Sequence[Tier], inputs: dict[str, Any], raw: RawWire
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The segments of a partition one after the other in this process, and the messages between them, raw.
+    folder: Path, model: Model, tiers: Sequence[Tier], inputs: Mapping[str, Any], raw: RawWire
+) -> list[Callable[[], object]]:
+    """A chain's parts in its order: a segment in this process, its message and the answer to it, raw, the next segment.
 
-    The client's own message to the device is none of the chain's.
+    So a raw message, too, comes to who has slept while a segment was computed, which takes longer to wake up than who
+    has just had another. The client's own message to the device is none of the chain's.
     """
-    from tierflow_worker.runtime import create_session
+    from tierflow_worker.runtime import Session, create_session
 
-    result = sum(model.graph.tensors[name].size for name in model.graph.outputs)
-    sessions, messages = [], []
+    tensors = dict(inputs)
+
+    def compute(session: Session) -> None:
+        tensors.update(session.run({name: tensors[name] for name in session.inputs}))
+
+    result = int(sum(model.graph.tensors[name].size for name in model.graph.outputs))
+    parts: list[Callable[[], object]] = []
     for segment in segments_of(model.graph, tiers):
         computed = [name for name in (*segment.sends, *segment.results) if name not in segment.accepts]
         file = folder / f"part-{segment.tier}.onnx"
         extract_segment(model, segment.accepts, computed, file)
-        sessions.append(create_session(file, threads=1))
+        parts.append(functools.partial(compute, create_session(file, threads=1)))
         if segment.sends:
-            messages.append(bytes(sum(model.graph.tensors[name].size for name in segment.sends)))
-
-    def compute() -> None:
-        arriving = inputs
-        for session in sessions:
-            arriving = session.run(arriving)
-
-    def transfer() -> None:
-        for message in messages:
-            raw.exchange(message, int(result))
-
-    return compute, transfer
+            message = bytes(sum(model.graph.tensors[name].size for name in segment.sends))
+            parts.append(functools.partial(raw.exchange, message, result))
+    return parts
 
 
 def start_figures(folder: Path) -> Iterator[Figure]:
