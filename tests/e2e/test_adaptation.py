@@ -91,7 +91,7 @@ def adapt(pipeline: Pipeline, device_memory: str = "24Mi", edge_memory: str = ""
 def test_a_link_that_narrows_moves_its_cut_and_touches_only_its_two_tiers(
     monitored: Pipeline, links: Links, narrowing: Narrowing, address: str, task: Task
 ) -> None:
-    before, epoch = monitored.footprints(), monitored.epoch
+    before, epoch = monitored.still_footprints(), monitored.epoch
     with Load(address, monitored.name, task) as load:
         narrowed = datetime.now(UTC)
         links.limit(*narrowing.link, narrowing.narrow)

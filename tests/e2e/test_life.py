@@ -41,7 +41,7 @@ def test_nothing_is_written_into_spec_or_metadata(resnet18: Pipeline) -> None:
 
 
 def test_an_edited_spec_comes_into_force_while_requests_run(resnet18: Pipeline, address: str, task: Task) -> None:
-    before, epoch = resnet18.footprints(), resnet18.epoch
+    before, epoch = resnet18.still_footprints(), resnet18.epoch
     with Load(address, resnet18.name, task) as load:
         resnet18.apply(
             planning={"mode": "Manual", "manual": {"deviceLastLayer": "maxpool", "edgeLastLayer": "layer2.1/relu"}}
@@ -92,7 +92,7 @@ def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, ta
         return resnet18.moved_within()
 
     at_rest = [move_to(cut) for cut in reversed(_CUTS)]
-    before = resnet18.footprints()
+    before = resnet18.still_footprints()
     with Load(address, resnet18.name, task, every=_EVERY_SECONDS) as load:
         moves = [move_to(_CUTS[number % 2 - 1]) for number in range(_REPLANS)]
     note(
@@ -116,7 +116,7 @@ def test_ten_plans_in_a_row_lose_no_request(resnet18: Pipeline, address: str, ta
 def test_the_number_of_edge_nodes_changes_the_number_of_tile_workers_alone(
     cluster: Cluster, resnet18: Pipeline
 ) -> None:
-    before = resnet18.footprints()
+    before = resnet18.still_footprints()
     spare = sorted(resnet18.nodes_of("tiles"))[-1]
     kept = cluster.get("deployment", f"{resnet18.name}-tiles")["spec"]
     cluster.kubectl("label", "node", spare, "tierflow.dev/tier-")

@@ -33,8 +33,7 @@ def test_another_worker_image_goes_in_one_tier_at_a_time_while_requests_run(
 def test_without_the_operator_pipelines_stay_and_serve_and_a_new_release_takes_them_over(
     cluster: Cluster, resnet18: Pipeline, address: str, task: Task
 ) -> None:
-    resnet18.wait_still()
-    before = resnet18.footprints()
+    before = resnet18.still_footprints()
     with Load(address, resnet18.name, task) as load:
         cluster.helm("uninstall", "tierflow", "--namespace", NAMESPACE, "--wait")
         assert cluster.get("crd", "inferencepipelines.tierflow.dev")["metadata"]["name"]

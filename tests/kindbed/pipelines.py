@@ -15,6 +15,8 @@ SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
 COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
 _STEADY_SECONDS: Final = 30
 """For so long nothing has to happen before measurements are taken for settled."""
+_STILL_SECONDS: Final = 5
+"""For so long nothing of a Deployment has to change, where no pod is to come or to go, before it is taken for still."""
 _OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
 
 
@@ -138,18 +140,29 @@ class Pipeline:
 
         self.cluster.wait_for(f"a steady plan of {self.name}", is_steady, seconds)
 
-    def wait_still(self, seconds: float = 300) -> None:
-        """Waits until its Deployments stay as they are: their status changes until the last old pod has ended."""
+    def still_footprints(self, seconds: float = 120) -> dict[str, Footprint]:
+        """Of its Deployments, once controllers have no more to say of them: a status changes their resourceVersion.
+
+        It does until the last new pod has been available for its time, and the last old one has ended.
+        """
         seen, since = self.footprints(), time.monotonic()
 
         def is_still() -> bool:
             nonlocal seen, since
             now = self.footprints()
-            if now != seen or not self.is_settled():
+            if now != seen or not self._is_complete():
                 seen, since = now, time.monotonic()
-            return time.monotonic() > since + _STEADY_SECONDS
+            return time.monotonic() > since + _STILL_SECONDS
 
         self.cluster.wait_for(f"Deployments of {self.name} that stay as they are", is_still, seconds)
+        return seen
+
+    def _is_complete(self) -> bool:
+        """Whether it is settled, all its workers are available, and no pod of an earlier plan is left."""
+        deployments = self.cluster.objects("deployments", self.label, self.namespace)
+        wanted = [entry["spec"]["replicas"] for entry in deployments]
+        available = [entry.get("status", {}).get("availableReplicas", 0) for entry in deployments]
+        return self.is_settled() and wanted == available and sum(wanted) == len(self._all_pods())
 
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""
@@ -164,10 +177,13 @@ class Pipeline:
 
     def pods(self, component: str = "") -> list[Manifest]:
         """Its workers' pods that aren't on their way out; of one component, where it is named."""
+        return [pod for pod in self._all_pods(component) if not pod["metadata"].get("deletionTimestamp")]
+
+    def _all_pods(self, component: str = "") -> list[Manifest]:
+        """Its workers' pods, those on their way out as well; of one component, where it is named."""
         chosen = f"={component}" if component else f" in ({','.join(COMPONENTS)})"
         selector = f"{self.label},app.kubernetes.io/component{chosen}"
-        found = self.cluster.objects("pods", selector, self.namespace)
-        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        return self.cluster.objects("pods", selector, self.namespace)
 
     def nodes_of(self, component: str) -> set[str]:
         """Where a component's pods run."""
