@@ -1,217 +1,23 @@
-"""Other tile workers as an edge worker sees them: found, asked whether they are there, and never believed blindly."""
+"""The tile workers of an edge worker: found, waited for, and seen off."""
 
 import asyncio
 import io
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from factories.planes import MESSAGE_BYTES, tensor_of
-from factories.tampering import WRONG, Tamper, TamperingServer, with_a_full_queue
+from factories.planes import MESSAGE_BYTES
+from factories.tile_workers import EDGE, OUTPUTS, PART, RUN, compute, run, tile_worker
 from factories.tiled import free_ports
-from tierflow.descriptor import Boundary, ModelReference, RunDescriptor, SegmentDescriptor, WorkerDescriptor
-from tierflow.errors import InvalidInputError, TierflowError, UnreachableError
-from tierflow.graph import Tensor
-from tierflow.protocol.codec import decode_request
-from tierflow.protocol.messages import (
-    HELD_PARAMETER,
-    HOLD_PARAMETER,
-    RUN_PARAMETER,
-    TILE_PARAMETER,
-    InferRequest,
-    InferResponse,
-)
+from tierflow.errors import InvalidInputError
 from tierflow.tiers import Tier
-from tierflow.tiling.region import Interval, Region
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
-from tierflow_worker.tiling.holdings import RunsHeld, write_wanted
-from tierflow_worker.tiling.peers import Peer, Peers
-from tierflow_worker.tiling.requests import read_tile
-
-RUN = "run"
-OUTPUTS = {
-    RUN: Tensor(name="y", dtype="float32", shape=(1, 2, 8, 8)),
-    "other": Tensor(name="z", dtype="float32", shape=(1, 2, 8, 8)),
-}
-EDGE = WorkerDescriptor(
-    pipeline="pipe",
-    namespace="default",
-    tier=Tier.EDGE,
-    model=ModelReference(uri="file:///model.onnx", identity="sha256:one"),
-    inputs=(),
-    outputs=(),
-    segments=(
-        SegmentDescriptor(
-            id="segment",
-            layers=2,
-            accepts=Boundary(id="boundary", tensors=()),
-            runs=tuple(
-                RunDescriptor(id=name, input=OUTPUTS[RUN], output=output, rows=1, columns=1)
-                for name, output in OUTPUTS.items()
-            ),
-        ),
-    ),
-)
-WANTED = write_wanted(EDGE)
-TILE = Region(Interval(0, 4), Interval(2, 8))
-PART = np.arange(2 * 4 * 6, dtype=np.float32).reshape(1, 2, 4, 6)
-
-
-def doubled(data: bytes) -> InferResponse:
-    """A tile worker's answer: its input, twice."""
-    request = decode_request(data)
-    assert request.parameters[RUN_PARAMETER] in OUTPUTS
-    assert read_tile(request.parameters[TILE_PARAMETER]) == TILE
-    array = np.frombuffer(request.tensors[0].data, np.float32).reshape(request.tensors[0].shape)
-    return InferResponse("pipe", (tensor_of("y", 2 * array),))
-
-
-class HoldingServer(TamperingServer):
-    """A tile worker that says that it holds what it is told to say.
-
-    Attributes:
-        answer_holding: What it says; None for nothing.
-        holding_asked: How often it was asked.
-    """
-
-    answer_holding: RunsHeld | None
-    holding_asked = 0
-
-    def hold(self, request: bytes) -> InferResponse:
-        """Answers what it is asked to hold."""
-        assert decode_request(request).parameters[HOLD_PARAMETER] == WANTED
-        self.holding_asked += 1
-        held = (
-            {} if self.answer_holding is None else {HELD_PARAMETER: msgspec.json.encode(self.answer_holding).decode()}
-        )
-        return InferResponse("pipe", (), parameters=held)
-
-
-@contextmanager
-def tile_worker() -> Iterator["HoldingServer"]:
-    server = HoldingServer(doubled)
-    server.answer_holding = RunsHeld(tuple(OUTPUTS))
-    yield server
-    server.close()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(limited())
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def compute(peer: Peer, run: str = RUN) -> Any:
-    return await peer.compute(run, TILE, lambda: {"x": PART}, None)
-
-
-def peer_of(address: str, clock: Callable[[], float] | None = None) -> Peer:
-    return Peer(address, "pipe", OUTPUTS, max_message_bytes=MESSAGE_BYTES, clock=clock or Clock())
-
-
-def test_a_tile_comes_back_from_a_worker_that_is_ready() -> None:
-    async def check() -> None:
-        with tile_worker() as server:
-            peer = peer_of(server.address)
-            assert not peer.takes(RUN)
-            await peer.look(WANTED)
-            assert peer.takes(RUN)
-            np.testing.assert_array_equal(await compute(peer), 2 * PART)
-            await peer.close()
-
-    run(check)
-
-
-@pytest.mark.parametrize("tamper", WRONG.values(), ids=WRONG.keys())
-def test_a_worker_that_answers_wrongly_is_set_aside_for_the_run_ever_longer(tamper: Tamper) -> None:
-    async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = tamper
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
-            for pause in (1.0, 2.0, 4.0):
-                with pytest.raises(TierflowError):
-                    await compute(peer)
-                clock.now += 0.99 * pause
-                assert not peer.takes(RUN)
-                assert peer.takes("other")
-                clock.now += 0.01 * pause
-                assert peer.takes(RUN)
-            await peer.close()
-
-    run(check)
-
-
-def test_several_tiles_that_fail_at_once_count_as_one() -> None:
-    async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = WRONG["another epoch"]
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
-            await asyncio.gather(*(compute(peer) for _ in range(4)), return_exceptions=True)
-            clock.now += 1.0
-            assert peer.takes(RUN)
-            await peer.close()
-
-    run(check)
-
-
-def test_a_worker_whose_queue_is_full_is_asked_again_when_it_said() -> None:
-    async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = with_a_full_queue
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
-            for _ in range(3):
-                with pytest.raises(TierflowError):
-                    await compute(peer)
-                assert not peer.takes(RUN)
-                clock.now += 0.05
-                assert peer.takes(RUN)
-            await peer.close()
-
-    run(check)
-
-
-def test_a_worker_that_is_gone_or_late_gets_nothing_until_it_answers() -> None:
-    async def check() -> None:
-        with tile_worker() as server:
-            peer = peer_of(server.address)
-            await peer.look(WANTED)
-            peer.note_late()
-            assert not peer.takes(RUN)
-            await peer.look(WANTED)
-            assert peer.takes(RUN)
-        with pytest.raises(UnreachableError):
-            await compute(peer)
-        assert not peer.takes(RUN)
-        await peer.look(WANTED)
-        assert not peer.takes(RUN)
-        await peer.close()
-
-    run(check)
+from tierflow_worker.tiling.holdings import RunsHeld
+from tierflow_worker.tiling.peers import Peers
 
 
 class Everyone:
@@ -314,31 +120,6 @@ def test_it_is_waited_for_who_loads_what_is_wanted_and_not_for_who_refuses_it() 
     run(check)
 
 
-def test_a_worker_that_holds_nothing_any_more_gets_no_tiles_until_it_does_again() -> None:
-    async def check() -> None:
-        with tile_worker() as server:
-            peer = peer_of(server.address)
-            for held in (RunsHeld((RUN,)), RunsHeld(), RunsHeld((RUN, "other"))):
-                server.answer_holding = held
-                await peer.look(WANTED)
-                assert [name for name in OUTPUTS if peer.takes(name)] == list(held.runs)
-            await peer.close()
-
-    run(check)
-
-
-def test_a_worker_that_does_not_say_what_it_holds_gets_no_tiles() -> None:
-    async def check() -> None:
-        with tile_worker() as server:
-            server.answer_holding = None
-            peer = peer_of(server.address)
-            await peer.look(WANTED)
-            assert not peer.takes(RUN)
-            await peer.close()
-
-    run(check)
-
-
 def test_a_list_is_everybody_on_it_who_answers() -> None:
     async def check() -> None:
         with tile_worker() as one, tile_worker() as two:
@@ -388,24 +169,3 @@ def test_an_ipv6_address_is_one_as_well() -> None:
         await everyone.peers.close()
 
     run(check)
-
-
-def test_a_request_names_the_run_and_the_tile() -> None:
-    asked: list[InferRequest] = []
-
-    def remember(data: bytes) -> InferResponse:
-        asked.append(decode_request(data))
-        return doubled(data)
-
-    async def check() -> None:
-        server = TamperingServer(remember)
-        peer = peer_of(server.address)
-        await compute(peer)
-        await peer.close()
-        server.close()
-
-    run(check)
-    (request,) = asked
-    assert request.model == "pipe"
-    assert request.parameters == {RUN_PARAMETER: RUN, TILE_PARAMETER: "0:4,2:8"}
-    assert [(tensor.name, tensor.dtype, tensor.shape) for tensor in request.tensors] == [("x", "float32", PART.shape)]

@@ -1,0 +1,162 @@
+"""One tile worker as an edge worker sees it: asked what it holds, and never believed blindly."""
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from factories.planes import MESSAGE_BYTES
+from factories.tampering import WRONG, Tamper, TamperingServer, with_a_full_queue
+from factories.tile_workers import OUTPUTS, PART, RUN, WANTED, compute, doubled, run, tile_worker
+from tierflow.errors import TierflowError, UnreachableError
+from tierflow.protocol.codec import decode_request
+from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse
+from tierflow_worker.tiling.holdings import RunsHeld
+from tierflow_worker.tiling.peer import Peer
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def peer_of(address: str, clock: Callable[[], float] | None = None) -> Peer:
+    return Peer(address, "pipe", OUTPUTS, max_message_bytes=MESSAGE_BYTES, clock=clock or Clock())
+
+
+def test_a_tile_comes_back_from_a_worker_that_is_ready() -> None:
+    async def check() -> None:
+        with tile_worker() as server:
+            peer = peer_of(server.address)
+            assert not peer.takes(RUN)
+            await peer.look(WANTED)
+            assert peer.takes(RUN)
+            np.testing.assert_array_equal(await compute(peer), 2 * PART)
+            await peer.close()
+
+    run(check)
+
+
+@pytest.mark.parametrize("tamper", WRONG.values(), ids=WRONG.keys())
+def test_a_worker_that_answers_wrongly_is_set_aside_for_the_run_ever_longer(tamper: Tamper) -> None:
+    async def check() -> None:
+        clock = Clock()
+        with tile_worker() as server:
+            server.tamper = tamper
+            peer = peer_of(server.address, clock)
+            await peer.look(WANTED)
+            for pause in (1.0, 2.0, 4.0):
+                with pytest.raises(TierflowError):
+                    await compute(peer)
+                clock.now += 0.99 * pause
+                assert not peer.takes(RUN)
+                assert peer.takes("other")
+                clock.now += 0.01 * pause
+                assert peer.takes(RUN)
+            await peer.close()
+
+    run(check)
+
+
+def test_several_tiles_that_fail_at_once_count_as_one() -> None:
+    async def check() -> None:
+        clock = Clock()
+        with tile_worker() as server:
+            server.tamper = WRONG["another epoch"]
+            peer = peer_of(server.address, clock)
+            await peer.look(WANTED)
+            await asyncio.gather(*(compute(peer) for _ in range(4)), return_exceptions=True)
+            clock.now += 1.0
+            assert peer.takes(RUN)
+            await peer.close()
+
+    run(check)
+
+
+def test_a_worker_whose_queue_is_full_is_asked_again_when_it_said() -> None:
+    async def check() -> None:
+        clock = Clock()
+        with tile_worker() as server:
+            server.tamper = with_a_full_queue
+            peer = peer_of(server.address, clock)
+            await peer.look(WANTED)
+            for _ in range(3):
+                with pytest.raises(TierflowError):
+                    await compute(peer)
+                assert not peer.takes(RUN)
+                clock.now += 0.05
+                assert peer.takes(RUN)
+            await peer.close()
+
+    run(check)
+
+
+def test_a_worker_that_is_gone_or_late_gets_nothing_until_it_answers() -> None:
+    async def check() -> None:
+        with tile_worker() as server:
+            peer = peer_of(server.address)
+            await peer.look(WANTED)
+            peer.note_late()
+            assert not peer.takes(RUN)
+            await peer.look(WANTED)
+            assert peer.takes(RUN)
+        with pytest.raises(UnreachableError):
+            await compute(peer)
+        assert not peer.takes(RUN)
+        await peer.look(WANTED)
+        assert not peer.takes(RUN)
+        await peer.close()
+
+    run(check)
+
+
+def test_a_worker_that_holds_nothing_any_more_gets_no_tiles_until_it_does_again() -> None:
+    async def check() -> None:
+        with tile_worker() as server:
+            peer = peer_of(server.address)
+            for held in (RunsHeld((RUN,)), RunsHeld(), RunsHeld((RUN, "other"))):
+                server.answer_holding = held
+                await peer.look(WANTED)
+                assert [name for name in OUTPUTS if peer.takes(name)] == list(held.runs)
+            await peer.close()
+
+    run(check)
+
+
+def test_a_worker_that_does_not_say_what_it_holds_gets_no_tiles() -> None:
+    async def check() -> None:
+        with tile_worker() as server:
+            server.answer_holding = None
+            peer = peer_of(server.address)
+            await peer.look(WANTED)
+            assert not peer.takes(RUN)
+            await peer.close()
+
+    run(check)
+
+
+def test_a_request_names_the_run_and_the_tile() -> None:
+    asked: list[InferRequest] = []
+
+    def remember(data: bytes) -> InferResponse:
+        asked.append(decode_request(data))
+        return doubled(data)
+
+    async def check() -> None:
+        server = TamperingServer(remember)
+        peer = peer_of(server.address)
+        await compute(peer)
+        await peer.close()
+        server.close()
+
+    run(check)
+    (request,) = asked
+    assert request.model == "pipe"
+    assert request.parameters == {RUN_PARAMETER: RUN, TILE_PARAMETER: "0:4,2:8"}
+    assert [(tensor.name, tensor.dtype, tensor.shape) for tensor in request.tensors] == [("x", "float32", PART.shape)]
