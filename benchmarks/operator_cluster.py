@@ -21,13 +21,13 @@ ROOT: Final = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
 
 from testbed.control_plane import ControlPlane  # noqa: E402 - the test bed is no package of the distribution
-from testbed.kubelet import Kubelet  # noqa: E402
-from testbed.kwok import KwokNodes  # noqa: E402
-from testbed.operator_process import OperatorProcess  # noqa: E402
-from testbed.pipelines import collection, pipeline  # noqa: E402
-from testbed.process import wait_for  # noqa: E402
-from testbed.rest import ApiServer, Manifest  # noqa: E402
-from testbed.watched import Watched  # noqa: E402
+from testbed.kubelet import Kubelet  # noqa: E402 - as above
+from testbed.kwok import KwokNodes  # noqa: E402 - as above
+from testbed.operator_process import OperatorProcess  # noqa: E402 - as above
+from testbed.pipelines import collection, pipeline  # noqa: E402 - as above
+from testbed.process import wait_for  # noqa: E402 - as above
+from testbed.rest import ApiServer, Manifest  # noqa: E402 - as above
+from testbed.watched import Watched  # noqa: E402 - as above
 
 CRD: Final = ROOT / "crds/tierflow.dev_inferencepipelines.yaml"
 MODELS: Final = ("resnet18", "alexnet", "vgg16", "inception-v4", "darknet53")

@@ -22,6 +22,7 @@ from tierflow_worker.calibration import Calibration
 from tierflow_worker.chain import DownstreamClient
 from tierflow_worker.dataplane import DataPlane
 from tierflow_worker.grpc_face import GrpcFace
+from tierflow_worker.loads import note_loaded, note_unloaded
 from tierflow_worker.logs import Log
 from tierflow_worker.memory import give_back, use_huge_pages
 from tierflow_worker.metrics import Metrics
@@ -197,8 +198,7 @@ class Worker:
     async def _load(self, place: int) -> None:
         segment = self._descriptor.segments[place]
         seconds = (await self._store.get(place)).load_seconds
-        self._metrics.observe_load(segment.id, seconds)
-        self._log.info("segment loaded", segment=segment.id, layers=segment.layers, seconds=round(seconds, 3))
+        note_loaded(segment, seconds, self._metrics, self._log)
 
     async def _serve(self, become_ready: Callable[[], Awaitable[None]]) -> None:
         """Serves until asked to stop, ready once that is approved; loads previous segments, unloads them when idle."""
@@ -282,9 +282,7 @@ class Worker:
         while True:
             await asyncio.sleep(max(self._settings.drain_seconds / 4, _SHORTEST_CHECK_SECONDS))
             for place in self._store.unload_idle():
-                segment = self._descriptor.segments[place].id
-                self._metrics.forget_segment(segment)
-                self._log.info("segment unloaded", segment=segment)
+                note_unloaded(self._descriptor.segments[place], self._metrics, self._log)
                 give_back()
             if self._holdings is not None and self._holdings.unload_idle():
                 give_back()

@@ -15,6 +15,7 @@ import msgspec
 from tierflow.descriptor import SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import IntegrityError, InvalidRequestError, UnknownBoundaryError
 from tierflow.protocol.messages import HELD_PARAMETER, HOLD_PARAMETER, InferResponse
+from tierflow_worker.loads import note_loaded, note_unloaded
 from tierflow_worker.logs import Log
 from tierflow_worker.metrics import Metrics
 from tierflow_worker.segments import LoadedSegment
@@ -219,8 +220,7 @@ class Holdings:
     def _forget(self, name: tuple[str, ...]) -> str:
         holding = self._holdings.pop(name)
         holding.loading.cancel()
-        self._metrics.forget_segment(holding.segment.id)
-        self._log.info("segment unloaded", segment=holding.segment.id)
+        note_unloaded(holding.segment, self._metrics, self._log)
         return holding.segment.id
 
     def _note(self, holding: _Holding) -> None:
@@ -230,9 +230,7 @@ class Holdings:
         holding.noted = True
         segment, error = holding.segment, holding.loading.exception()
         if error is None:
-            seconds = holding.loading.result().load_seconds
-            self._metrics.observe_load(segment.id, seconds)
-            self._log.info("segment loaded", segment=segment.id, layers=segment.layers, seconds=round(seconds, 3))
+            note_loaded(segment, holding.loading.result().load_seconds, self._metrics, self._log)
             return
         holding.again_at = self._clock() + holding.pause
         holding.pause = min(2 * holding.pause, _LONGEST_PAUSE_SECONDS)
