@@ -79,6 +79,11 @@ def test_requests_are_counted_by_outcome_and_timed_when_answered(metrics: Metric
     assert value(metrics, "tierflow_request_seconds_sum") == 0.25
 
 
+def test_what_was_not_noted_yet_is_before_metrics_are_shown(metrics: Metrics) -> None:
+    metrics.before_render(lambda: metrics.observe_request(Outcome.OK, 0.25))
+    assert re.search(r'^tierflow_requests_total\{.*outcome="ok".*\} 1\.0$', metrics.render()[0].decode(), re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
