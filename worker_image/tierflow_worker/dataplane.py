@@ -107,7 +107,6 @@ class DataPlane:
         self._in_flight = 0
         self._numbers = itertools.count(1)
         metrics.follow_in_flight(lambda: self._in_flight)
-        metrics.before_render(self._afterwards.flush)
 
     @property
     def in_flight(self) -> int:

@@ -79,6 +79,7 @@ class Worker:
         self._queue = ComputeQueue(settings.queue, speed=settings.speed, observe_length=self._metrics.set_queue)
         self._metrics.set_queue_capacity(settings.queue)
         self._afterwards = Afterwards()
+        self._metrics.before_render(self._afterwards.flush)
         self._links = LinkWatch(self._metrics, tells_loss=self._is_ready)
         self._clients = {
             downstream: DownstreamClient(
