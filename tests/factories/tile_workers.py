@@ -83,8 +83,10 @@ class HoldingServer(TamperingServer):
 def tile_worker() -> Iterator[HoldingServer]:
     server = HoldingServer(doubled)
     server.answer_holding = RunsHeld(tuple(OUTPUTS))
-    yield server
-    server.close()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

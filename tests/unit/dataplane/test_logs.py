@@ -5,14 +5,8 @@ import json
 import logging
 from typing import Any
 
+from factories.clocks import Clock
 from tierflow_worker.logs import Log, adopt_libraries
-
-
-class Clock:
-    now = 1_700_000_000.25
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -21,7 +15,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_has_its_time_level_event_and_the_fields_it_is_bound_to() -> None:
     stream = io.StringIO()
-    Log(stream=stream, clock=Clock()).bind(pipeline="p", tier="edge").info("ready", seconds=1.5)
+    Log(stream=stream, clock=Clock(1_700_000_000.25)).bind(pipeline="p", tier="edge").info("ready", seconds=1.5)
     assert lines(stream) == [
         {
             "time": "2023-11-14T22:13:20.250Z", "level": "info", "event": "ready",
@@ -40,7 +34,7 @@ def test_lines_below_the_level_are_left_out() -> None:
 
 
 def test_a_flood_of_warnings_is_cut_and_counted() -> None:
-    stream, clock = io.StringIO(), Clock()
+    stream, clock = io.StringIO(), Clock(1_700_000_000.25)
     log = Log(stream=stream, clock=clock)
     for _ in range(1000):
         log.bind(request="r").warning("request failed")

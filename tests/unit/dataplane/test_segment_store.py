@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from factories.clocks import Clock
 from tierflow.descriptor import Boundary, SegmentDescriptor
 from tierflow.errors import InvalidModelError, UnknownBoundaryError
 from tierflow.graph import Tensor
@@ -31,15 +32,8 @@ class Loads:
         return f"segment {place}"
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def store_of(loads: Loads, clock: Clock | None = None) -> SegmentStore:
-    return SegmentStore((segment("new"), segment("old")), loads, idle_seconds=30, clock=clock or Clock())
+    return SegmentStore((segment("new"), segment("old")), loads, idle_seconds=30, clock=clock or Clock(100.0))
 
 
 def test_a_boundary_finds_its_segment_and_an_unknown_one_is_told_which_there_are() -> None:
@@ -63,7 +57,7 @@ def test_a_segment_is_loaded_once_for_all_that_ask() -> None:
 
 
 def test_only_an_idle_previous_segment_is_unloaded_and_it_comes_back() -> None:
-    loads, clock = Loads(), Clock()
+    loads, clock = Loads(), Clock(100.0)
     store = store_of(loads, clock)
 
     async def use() -> None:

@@ -1,11 +1,13 @@
 """One tile worker as an edge worker sees it: asked what it holds, and never believed blindly."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
+from factories.clocks import Clock
 from factories.planes import MESSAGE_BYTES
 from factories.tampering import WRONG, Tamper, TamperingServer, with_a_full_queue
 from factories.tile_workers import OUTPUTS, PART, RUN, WANTED, compute, doubled, run, tile_worker
@@ -16,29 +18,35 @@ from tierflow_worker.tiling.holdings import RunsHeld
 from tierflow_worker.tiling.peer import Peer
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
+@asynccontextmanager
+async def peer_of(address: str, clock: Clock | None = None) -> AsyncIterator[Peer]:
+    """A worker as who sends it tiles knows it, and has not looked yet whether it is there."""
+    peer = Peer(address, "pipe", OUTPUTS, max_message_bytes=MESSAGE_BYTES, clock=clock or Clock())
+    try:
+        yield peer
+    finally:
+        await peer.close()
 
-    def __init__(self) -> None:
-        self.now = 0.0
 
-    def __call__(self) -> float:
-        return self.now
-
-
-def peer_of(address: str, clock: Callable[[], float] | None = None) -> Peer:
-    return Peer(address, "pipe", OUTPUTS, max_message_bytes=MESSAGE_BYTES, clock=clock or Clock())
+@asynccontextmanager
+async def tampered(tamper: Tamper) -> AsyncIterator[tuple[Peer, Clock]]:
+    """A worker that is there and answers wrongly, and the clock of who knows it."""
+    clock = Clock()
+    with tile_worker() as server:
+        server.tamper = tamper
+        async with peer_of(server.address, clock) as peer:
+            await peer.look(WANTED)
+            yield peer, clock
 
 
 def test_a_tile_comes_back_from_a_worker_that_is_ready() -> None:
     async def check() -> None:
         with tile_worker() as server:
-            peer = peer_of(server.address)
-            assert not peer.takes(RUN)
-            await peer.look(WANTED)
-            assert peer.takes(RUN)
-            np.testing.assert_array_equal(await compute(peer), 2 * PART)
-            await peer.close()
+            async with peer_of(server.address) as peer:
+                assert not peer.takes(RUN)
+                await peer.look(WANTED)
+                assert peer.takes(RUN)
+                np.testing.assert_array_equal(await compute(peer), 2 * PART)
 
     run(check)
 
@@ -46,11 +54,7 @@ def test_a_tile_comes_back_from_a_worker_that_is_ready() -> None:
 @pytest.mark.parametrize("tamper", WRONG.values(), ids=WRONG.keys())
 def test_a_worker_that_answers_wrongly_is_set_aside_for_the_run_ever_longer(tamper: Tamper) -> None:
     async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = tamper
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
+        async with tampered(tamper) as (peer, clock):
             for pause in (1.0, 2.0, 4.0):
                 with pytest.raises(TierflowError):
                     await compute(peer)
@@ -59,40 +63,29 @@ def test_a_worker_that_answers_wrongly_is_set_aside_for_the_run_ever_longer(tamp
                 assert peer.takes("other")
                 clock.now += 0.01 * pause
                 assert peer.takes(RUN)
-            await peer.close()
 
     run(check)
 
 
 def test_several_tiles_that_fail_at_once_count_as_one() -> None:
     async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = WRONG["another epoch"]
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
+        async with tampered(WRONG["another epoch"]) as (peer, clock):
             await asyncio.gather(*(compute(peer) for _ in range(4)), return_exceptions=True)
             clock.now += 1.0
             assert peer.takes(RUN)
-            await peer.close()
 
     run(check)
 
 
 def test_a_worker_whose_queue_is_full_is_asked_again_when_it_said() -> None:
     async def check() -> None:
-        clock = Clock()
-        with tile_worker() as server:
-            server.tamper = with_a_full_queue
-            peer = peer_of(server.address, clock)
-            await peer.look(WANTED)
+        async with tampered(with_a_full_queue) as (peer, clock):
             for _ in range(3):
                 with pytest.raises(TierflowError):
                     await compute(peer)
                 assert not peer.takes(RUN)
                 clock.now += 0.05
                 assert peer.takes(RUN)
-            await peer.close()
 
     run(check)
 
@@ -100,18 +93,18 @@ def test_a_worker_whose_queue_is_full_is_asked_again_when_it_said() -> None:
 def test_a_worker_that_is_gone_or_late_gets_nothing_until_it_answers() -> None:
     async def check() -> None:
         with tile_worker() as server:
-            peer = peer_of(server.address)
-            await peer.look(WANTED)
-            peer.note_late()
-            assert not peer.takes(RUN)
-            await peer.look(WANTED)
-            assert peer.takes(RUN)
-        with pytest.raises(UnreachableError):
-            await compute(peer)
-        assert not peer.takes(RUN)
-        await peer.look(WANTED)
-        assert not peer.takes(RUN)
-        await peer.close()
+            async with peer_of(server.address) as peer:
+                await peer.look(WANTED)
+                peer.note_late()
+                assert not peer.takes(RUN)
+                await peer.look(WANTED)
+                assert peer.takes(RUN)
+                server.close()
+                with pytest.raises(UnreachableError):
+                    await compute(peer)
+                assert not peer.takes(RUN)
+                await peer.look(WANTED)
+                assert not peer.takes(RUN)
 
     run(check)
 
@@ -119,12 +112,11 @@ def test_a_worker_that_is_gone_or_late_gets_nothing_until_it_answers() -> None:
 def test_a_worker_that_holds_nothing_any_more_gets_no_tiles_until_it_does_again() -> None:
     async def check() -> None:
         with tile_worker() as server:
-            peer = peer_of(server.address)
-            for held in (RunsHeld((RUN,)), RunsHeld(), RunsHeld((RUN, "other"))):
-                server.answer_holding = held
-                await peer.look(WANTED)
-                assert [name for name in OUTPUTS if peer.takes(name)] == list(held.runs)
-            await peer.close()
+            async with peer_of(server.address) as peer:
+                for held in (RunsHeld((RUN,)), RunsHeld(), RunsHeld((RUN, "other"))):
+                    server.answer_holding = held
+                    await peer.look(WANTED)
+                    assert [name for name in OUTPUTS if peer.takes(name)] == list(held.runs)
 
     run(check)
 
@@ -133,10 +125,9 @@ def test_a_worker_that_does_not_say_what_it_holds_gets_no_tiles() -> None:
     async def check() -> None:
         with tile_worker() as server:
             server.answer_holding = None
-            peer = peer_of(server.address)
-            await peer.look(WANTED)
-            assert not peer.takes(RUN)
-            await peer.close()
+            async with peer_of(server.address) as peer:
+                await peer.look(WANTED)
+                assert not peer.takes(RUN)
 
     run(check)
 
@@ -150,9 +141,8 @@ def test_a_request_names_the_run_and_the_tile() -> None:
 
     async def check() -> None:
         server = TamperingServer(remember)
-        peer = peer_of(server.address)
-        await compute(peer)
-        await peer.close()
+        async with peer_of(server.address) as peer:
+            await compute(peer)
         server.close()
 
     run(check)

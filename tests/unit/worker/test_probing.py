@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from factories.clocks import Clock
 from tierflow.descriptor import Downstream, ModelReference, WorkerDescriptor
 from tierflow.errors import UnreachableError
 from tierflow.tiers import Tier
@@ -26,14 +27,6 @@ from tierflow_worker.probing import (
 )
 
 WIFI = (18.88e6 / 8, 0.020)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class SimulatedNeighbour:
@@ -78,7 +71,7 @@ class World:
     """A prober of one link, and minutes that pass at once."""
 
     def __init__(self, link: tuple[float, float] = WIFI, *, max_message_bytes: int = 64 << 20) -> None:
-        self.clock, self.idle, self.ready = Clock(), True, True
+        self.clock, self.idle, self.ready = Clock(100.0), True, True
         self.neighbour = SimulatedNeighbour(self.clock, link)
         self.metrics = Metrics(pipeline="p", namespace="n", tier=Tier.EDGE)
         self.watch = LinkWatch(
