@@ -1,11 +1,11 @@
 """Pipelines in the cluster: what tests apply, wait for, and see of them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 
@@ -17,6 +17,8 @@ _STEADY_SECONDS: Final = 30
 """For so long nothing has to happen before measurements are taken for settled."""
 _STILL_SECONDS: Final = 5
 """For so long nothing of a Deployment has to change, where no pod is to come or to go, before it is taken for still."""
+Seen = TypeVar("Seen")
+
 _OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
 
 
@@ -129,33 +131,39 @@ class Pipeline:
 
     def wait_steady(self, seconds: float = 300) -> None:
         """Waits until measurements are there and one plan has been in force for a while."""
-        epoch, since = 0, time.monotonic()
 
-        def is_steady() -> bool:
-            nonlocal epoch, since
+        def measured_plan() -> int | None:
             is_measured = self.condition("MetricsAvailable").get("status") == "True"
-            if not is_measured or not self.is_settled() or self.epoch != epoch:
-                epoch, since = self.epoch, time.monotonic()
-            return time.monotonic() > since + _STEADY_SECONDS
+            return self.epoch if is_measured and self.is_settled() else None
 
-        self.cluster.wait_for(f"a steady plan of {self.name}", is_steady, seconds)
+        self._wait_unchanged(f"a steady plan of {self.name}", measured_plan, _STEADY_SECONDS, seconds)
 
     def still_footprints(self, seconds: float = 120) -> dict[str, Footprint]:
         """Of its Deployments, once controllers have no more to say of them: a status changes their resourceVersion.
 
         It does until the last new pod has been available for its time, and the last old one has ended.
         """
-        seen, since = self.footprints(), time.monotonic()
 
-        def is_still() -> bool:
-            nonlocal seen, since
+        def complete() -> dict[str, Footprint] | None:
             now = self.footprints()
-            if now != seen or not self._is_complete():
-                seen, since = now, time.monotonic()
-            return time.monotonic() > since + _STILL_SECONDS
+            return now if self._is_complete() else None
 
-        self.cluster.wait_for(f"Deployments of {self.name} that stay as they are", is_still, seconds)
-        return seen
+        what = f"Deployments of {self.name} that stay as they are"
+        return self._wait_unchanged(what, complete, _STILL_SECONDS, seconds)
+
+    def _wait_unchanged(self, what: str, look: Callable[[], Seen | None], steady: float, seconds: float) -> Seen:
+        """Waits until `look` has seen the same for `steady` seconds; None is nothing seen."""
+        seen, since = look(), time.monotonic()
+
+        def is_unchanged() -> bool:
+            nonlocal seen, since
+            now = look()
+            if now is None or now != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() > since + steady
+
+        self.cluster.wait_for(what, is_unchanged, seconds)
+        return cast(Seen, seen)
 
     def _is_complete(self) -> bool:
         """Whether it is settled, all its workers are available, and no pod of an earlier plan is left."""
