@@ -32,6 +32,7 @@ from tierflow_operator.moves import Stage, Steps, next_steps
 from tierflow_operator.nudges import NUDGE_SECONDS, Nudge
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
+from tierflow_operator.predecessors import adopted, left_behind, waiting_for
 from tierflow_operator.prometheus import PrometheusSettings
 from tierflow_operator.record import Record, name_of_record, read_record, record_manifest
 from tierflow_operator.render import descriptors_named, render
@@ -42,8 +43,8 @@ from tierflow_operator.telemetry import Telemetry
 
 _STEPS_AT_ONCE: Final = 12
 """Steps that follow from one another are done without coming back: that many at the most."""
-_MOVING_SECONDS: Final = 2.0
-"""Until a move is looked at again, should no event say that something happened."""
+_WAITING_SECONDS: Final = 2.0
+"""Until what has to be waited for is looked at again, should no event say that something happened."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -113,7 +114,13 @@ class PipelineReconciler:
             self._events.emit(manifest, kind="Warning", reason="InvalidSpec", message=error.message, action="ReadSpec")
             self._write_status(key, manifest, status_of_refused(manifest, error.message, self._clock()))
             return None
-        world = self._read(key, manifest, pipeline)
+        live = self._kube.owned(key)
+        if left := left_behind(pipeline, live):
+            self._tell(World(key, manifest, pipeline, live=(), record=None, problem=waiting_for(left)))
+            return _WAITING_SECONDS
+        for kept in adopted(pipeline, live):
+            self._kube.apply(kept)
+        world = self._read(key, manifest, pipeline, live)
         try:
             record = self._planner.plan(world, self._clock(), self._tell)
             if record is not None:
@@ -128,8 +135,9 @@ class PipelineReconciler:
             self._at_rest[key] = dataclasses.replace(world, live=())
         return again_after
 
-    def _read(self, key: PipelineKey, manifest: Manifest, pipeline: InferencePipeline) -> World:
-        live = self._kube.owned(key)
+    def _read(
+        self, key: PipelineKey, manifest: Manifest, pipeline: InferencePipeline, live: tuple[Manifest, ...]
+    ) -> World:
         name = name_of_record(pipeline.name)
         kept = [entry for entry in live if entry["kind"] == "ConfigMap" and entry["metadata"]["name"] == name]
         try:
@@ -281,7 +289,7 @@ class PipelineReconciler:
 
     def _next_look(self, world: World) -> float | None:
         if world.steps is not None and world.steps.stage is not Stage.SETTLED:
-            return NUDGE_SECONDS if world.steps.nudges or world.steps.nudging else _MOVING_SECONDS
+            return NUDGE_SECONDS if world.steps.nudges or world.steps.nudging else _WAITING_SECONDS
         waits = (world.again_after, self._metering.period(world.pipeline))
         return min((wait for wait in waits if wait is not None), default=None)
 

@@ -194,13 +194,49 @@ def test_a_pipeline_that_is_deleted_and_created_again_begins_anew(operate: Opera
     served.create()
     new = served.get()["metadata"]["uid"]
 
-    def is_all_its_own() -> bool:
-        owned = [item for kind in ("ConfigMap", "Service", "Deployment") for item in served.owned(kind).values()]
-        return all(item["metadata"]["ownerReferences"][0]["uid"] == new for item in owned)
-
-    served.wait_settled(epoch=1, seconds=120)
-    wait_for("nothing to belong to the old one", is_all_its_own)
+    served.wait_settled(epoch=1)
+    assert served.owners() == {new}
     assert new != old
+
+
+def test_a_pipeline_waits_until_nothing_is_left_of_one_that_had_its_name(
+    operate: Operate, served: ServedPipeline
+) -> None:
+    operate()
+    served.create()
+    served.wait_settled(epoch=1)
+    served.cut("maxpool", "layer3.0/relu")
+    served.wait_settled(epoch=2)
+    record = served.path_of("ConfigMap", "small-plan")
+    # The garbage collector deletes it, but it isn't gone before this is.
+    served.api.patch(record, {"metadata": {"finalizers": ["example.com/hold"]}})
+    served.delete()
+    served.create()
+    said = served.wait_condition("Ready", status="False", reason="PredecessorLeaving")["message"]
+    wait_for("the rest to be gone", lambda: set(served.owned("ConfigMap")) == {"small-plan"})
+    assert "ConfigMap small-" in said
+    assert "plan" not in served.status
+    served.api.patch(record, {"metadata": {"finalizers": None}})
+    served.wait_settled(epoch=1)
+
+
+def test_objects_that_a_deleted_pipeline_was_not_to_take_along_serve_the_next(
+    operate: Operate, served: ServedPipeline, control_plane: ControlPlane
+) -> None:
+    operate()
+    served.create()
+    served.cut("maxpool", "layer3.0/relu")
+    served.wait_settled()
+    epoch = served.status["plan"]["epoch"]
+    pods = set(served.owned("Pod"))
+    control_plane.kubectl("delete", "ipl", served.name, "-n", served.namespace, "--cascade=orphan")
+    served.create(
+        planning={"mode": "Manual", "manual": {"deviceLastLayer": "maxpool", "edgeLastLayer": "layer3.0/relu"}}
+    )
+    new = served.get()["metadata"]["uid"]
+    served.wait_settled(epoch=epoch)
+    wait_for("all to be the new one's", lambda: served.owners() == {new})
+    assert set(served.owned("Pod")) == pods
 
 
 def test_what_others_change_in_owned_fields_is_taken_back(operate: Operate, served: ServedPipeline) -> None:

@@ -115,6 +115,12 @@ class ServedPipeline:
         items = self.api.items(OWNED[kind].format(self.namespace), labelSelector=f"{_LABEL}={self.name}")
         return {item["metadata"]["name"]: item for item in items}
 
+    def owners(self) -> set[str]:
+        """The uids of those whom its objects belong to, what Kubernetes makes of its Deployments aside."""
+        kinds = ("ConfigMap", "Service", "ServiceAccount", "Deployment", "PodDisruptionBudget")
+        owned = [item["metadata"] for kind in kinds for item in self.owned(kind).values()]
+        return {owner["uid"] for metadata in owned for owner in metadata.get("ownerReferences") or [{"uid": ""}]}
+
     def deployment(self, component: str) -> Manifest:
         """A component's Deployment."""
         return self.api.get(self.path_of("Deployment", f"{self.name}-{component}"))
