@@ -33,6 +33,11 @@ def left_behind(pipeline: InferencePipeline, live: Iterable[Manifest]) -> tuple[
     return tuple(entry for entry in live if (owners := _pipelines_of(entry)) and pipeline.metadata.uid not in owners)
 
 
+def orphans(live: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """The objects that belong to nobody."""
+    return tuple(entry for entry in live if not entry["metadata"].get("ownerReferences"))
+
+
 def adopted(pipeline: InferencePipeline, live: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """The ConfigMaps that keep the record and the model, where they belong to nobody, as the pipeline's own.
 
@@ -45,10 +50,8 @@ def adopted(pipeline: InferencePipeline, live: Iterable[Manifest]) -> tuple[Mani
     return tuple(
         {name: entry[name] for name in _OF_A_CONFIG_MAP if name in entry}
         | {"metadata": metadata_of(pipeline, entry["metadata"]["name"], component_of(entry))}
-        for entry in live
-        if entry["kind"] == "ConfigMap"
-        and component_of(entry) in (RECORD_COMPONENT, MODEL_COMPONENT)
-        and not entry["metadata"].get("ownerReferences")
+        for entry in orphans(live)
+        if entry["kind"] == "ConfigMap" and component_of(entry) in (RECORD_COMPONENT, MODEL_COMPONENT)
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from tierflow.errors import InvalidInputError, InvalidManifestError, TierflowError, UnreachableError
 from tierflow.manifest import InferencePipeline
@@ -32,7 +32,7 @@ from tierflow_operator.moves import Stage, Steps, next_steps
 from tierflow_operator.nudges import NUDGE_SECONDS, Nudge
 from tierflow_operator.planner import Announcer, Metering, Planner, World
 from tierflow_operator.pods import Manifest, Release
-from tierflow_operator.predecessors import adopted, left_behind, waiting_for
+from tierflow_operator.predecessors import adopted, left_behind, orphans, waiting_for
 from tierflow_operator.prometheus import PrometheusSettings
 from tierflow_operator.record import Record, name_of_record, read_record, record_manifest
 from tierflow_operator.render import descriptors_named, render
@@ -104,7 +104,7 @@ class PipelineReconciler:
         """
         self._at_rest.pop(key, None)
         manifest = self._kube.pipeline(key)
-        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+        if not _is_to_serve(manifest):
             self._telemetry.forget(key)
             return None
         try:
@@ -118,6 +118,9 @@ class PipelineReconciler:
         if left := left_behind(pipeline, live):
             self._tell(World(key, manifest, pipeline, live=(), record=None, problem=waiting_for(left)))
             return _WAITING_SECONDS
+        if orphans(live) and not _is_to_serve(self._kube.pipeline(key), manifest["metadata"].get("uid")):
+            # It was deleted since it was read, and they are to stay: nobody takes them back from whom comes next.
+            return None
         for kept in adopted(pipeline, live):
             self._kube.apply(kept)
         world = self._read(key, manifest, pipeline, live)
@@ -292,6 +295,13 @@ class PipelineReconciler:
             return NUDGE_SECONDS if world.steps.nudges or world.steps.nudging else _WAITING_SECONDS
         waits = (world.again_after, self._metering.period(world.pipeline))
         return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _is_to_serve(manifest: Manifest | None, uid: str | None = None) -> TypeGuard[Manifest]:
+    """Whether a pipeline is there and stays; with `uid`, whether it is that very one."""
+    if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+        return False
+    return uid is None or manifest["metadata"].get("uid") == uid
 
 
 def _is_at_rest(world: World) -> bool:

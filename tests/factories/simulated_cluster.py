@@ -152,6 +152,7 @@ class SimulatedCluster:
             "name": f"{deployment['metadata']['name']}-{self._number}",
             "creationTimestamp": f"{self._number:08}",
             "uid": str(self._number),
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "any", "uid": "any"}],
         }
         self.objects["Pod", metadata["name"]] = {"kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 

@@ -6,6 +6,8 @@ import pytest
 
 from factories.reconciling import Bench, manifest
 from tierflow.manifest_reading import from_object
+from tierflow_operator.keys import PipelineKey
+from tierflow_operator.pods import Manifest
 from tierflow_operator.predecessors import adopted, left_behind, waiting_for
 
 OLD, NEW = "7d3f", "7d40"
@@ -23,6 +25,19 @@ def succeeded(bench: Bench) -> None:
     """Another pipeline has the name, whose status says nothing yet."""
     bench.cluster.manifest["metadata"]["uid"] = NEW
     bench.cluster.manifest.pop("status")
+
+
+def owners(bench: Bench) -> set[str]:
+    """Whom all but pods belong to."""
+    owned = [entry["metadata"] for (kind, _), entry in bench.cluster.objects.items() if kind != "Pod"]
+    return {owner["uid"] for metadata in owned for owner in metadata["ownerReferences"]}
+
+
+def orphan_all(bench: Bench) -> None:
+    """As the garbage collector does with what a pipeline owned that was deleted with `--cascade=orphan`."""
+    for (kind, _), entry in bench.cluster.objects.items():
+        if kind != "Pod":
+            del entry["metadata"]["ownerReferences"]
 
 
 @pytest.fixture
@@ -65,19 +80,33 @@ def test_it_waits_for_the_last_of_them_and_begins_anew(bench: Bench, last: tuple
     bench.cluster.objects.clear()
     settled(bench)
     assert bench.status["plan"]["epoch"] == 1
-    owners = [entry["metadata"].get("ownerReferences", [{}])[0].get("uid") for entry in bench.cluster.objects.values()]
-    assert set(owners) <= {NEW, None}
+    assert owners(bench) == {NEW}
 
 
 def test_what_belongs_to_nobody_goes_on_serving(bench: Bench) -> None:
-    for entry in bench.cluster.objects.values():
-        entry["metadata"].pop("ownerReferences", None)
+    orphan_all(bench)
     pods = {name for kind, name in bench.cluster.objects if kind == "Pod"}
     settled(bench)
     assert bench.status["plan"]["epoch"] == 2
-    owned = [entry["metadata"] for (kind, _), entry in bench.cluster.objects.items() if kind != "Pod"]
-    assert {owner["uid"] for metadata in owned for owner in metadata["ownerReferences"]} == {NEW}
+    assert owners(bench) == {NEW}
     assert {name for kind, name in bench.cluster.objects if kind == "Pod"} == pods
+
+
+def test_what_is_to_stay_of_a_pipeline_that_goes_while_it_is_read_is_not_taken_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = bench.cluster.pipeline
+
+    def read_before_it_goes(key: PipelineKey) -> Manifest:
+        found = read(key)
+        bench.cluster.manifest["metadata"]["deletionTimestamp"] = "2026-11-27T02:56:23Z"
+        return found
+
+    monkeypatch.setattr(bench.cluster, "pipeline", read_before_it_goes)
+    orphan_all(bench)
+    bench.cluster.writes.clear()
+    assert bench.reconcile() is None
+    assert bench.cluster.writes == []
 
 
 def test_the_record_and_the_model_that_belong_to_nobody_become_its_own_unchanged() -> None:
