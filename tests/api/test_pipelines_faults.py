@@ -262,8 +262,7 @@ def test_two_pipelines_whose_names_collide_do_not_fight(
 ) -> None:
     operator = operate("--resync-seconds", "0.5")
     served.create()
-    served.wait_settled(epoch=1)
-    versions = served.versions()
+    versions = served.wait_still()
     second = ServedPipeline(api, served.namespace, "small-edge").create()
     stalled = second.wait_condition("Stalled")
     assert "belongs to InferencePipeline small" in stalled["message"]

@@ -73,19 +73,8 @@ def test_the_users_object_gets_no_finalizer_no_annotation_and_no_spec(operate: O
 def test_at_rest_nothing_is_written(operate: Operate, served: ServedPipeline) -> None:
     operator = operate("--resync-seconds", "0.3")
     served.create()
-    served.wait_settled()
-    # Rest begins once the events of the last pods are through: when three resyncs in a row wrote nothing.
+    versions, writes = served.wait_still(), operator.writes()
     rounds = "tierflow_operator_reconcile_seconds_count"
-    quiet_since: list[tuple[float, float]] = []
-
-    def is_quiet() -> bool:
-        visits, writes = sum(operator.metric(rounds).values()), sum(operator.writes().values())
-        if not quiet_since or quiet_since[-1][1] != writes:
-            quiet_since.append((visits, writes))
-        return visits >= quiet_since[-1][0] + 3
-
-    wait_for("rest", is_quiet)
-    versions, writes = served.versions(), operator.writes()
     visits = sum(operator.metric(rounds).values())
     wait_for("twenty more visits", lambda: sum(operator.metric(rounds).values()) >= visits + 20)
     assert operator.writes() == writes
@@ -95,9 +84,8 @@ def test_at_rest_nothing_is_written(operate: Operate, served: ServedPipeline) ->
 def test_an_operator_that_starts_anew_finds_all_as_it_should_be(operate: Operate, served: ServedPipeline) -> None:
     first = operate()
     served.create()
-    served.wait_settled()
+    versions = served.wait_still()
     first.stop()
-    versions = served.versions()
     second = operate("--resync-seconds", "0.3")
     wait_for("five visits", lambda: sum(second.metric("tierflow_operator_reconcile_seconds_count").values()) >= 5)
     assert served.versions() == versions
@@ -107,7 +95,7 @@ def test_an_operator_that_starts_anew_finds_all_as_it_should_be(operate: Operate
 def test_an_edit_changes_only_what_it_is_about(operate: Operate, served: ServedPipeline) -> None:
     operate()
     served.create(tiers=tiers(edge={"tiling": {"mode": "Off"}}))
-    served.wait_settled(epoch=1)
+    served.wait_still()
     before = {tier: served.deployment(tier) for tier in TIERS}
     pods = served.owned("Pod")
     served.edit(tiers=tiers(device={"replicas": 2}, edge={"tiling": {"mode": "Off"}}))

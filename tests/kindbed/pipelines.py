@@ -1,15 +1,16 @@
 """Pipelines in the cluster: what tests apply, wait for, and see of them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import yaml
 
 from kindbed.cluster import ROOT, Cluster, Manifest
+from testbed.stillness import Unchanged
 
 SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
 COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
@@ -17,7 +18,6 @@ _STEADY_SECONDS: Final = 30
 """For so long nothing has to happen before measurements are taken for settled."""
 _STILL_SECONDS: Final = 5
 """For so long nothing of a Deployment has to change, where no pod is to come or to go, before it is taken for still."""
-Seen = TypeVar("Seen")
 
 _OWNED: Final = "deployments,services,configmaps,serviceaccounts,poddisruptionbudgets,pods,replicasets,endpointslices"
 
@@ -136,7 +136,7 @@ class Pipeline:
             is_measured = self.condition("MetricsAvailable").get("status") == "True"
             return self.epoch if is_measured and self.is_settled() else None
 
-        self._wait_unchanged(f"a steady plan of {self.name}", measured_plan, _STEADY_SECONDS, seconds)
+        self.cluster.wait_for(f"a steady plan of {self.name}", Unchanged(measured_plan, _STEADY_SECONDS), seconds)
 
     def still_footprints(self, seconds: float = 120) -> dict[str, Footprint]:
         """Of its Deployments, once controllers have no more to say of them: a status changes their resourceVersion.
@@ -148,22 +148,9 @@ class Pipeline:
             now = self.footprints()
             return now if self._is_complete() else None
 
-        what = f"Deployments of {self.name} that stay as they are"
-        return self._wait_unchanged(what, complete, _STILL_SECONDS, seconds)
-
-    def _wait_unchanged(self, what: str, look: Callable[[], Seen | None], steady: float, seconds: float) -> Seen:
-        """Waits until `look` has seen the same for `steady` seconds; None is nothing seen."""
-        seen, since = look(), time.monotonic()
-
-        def is_unchanged() -> bool:
-            nonlocal seen, since
-            now = look()
-            if now is None or now != seen:
-                seen, since = now, time.monotonic()
-            return time.monotonic() > since + steady
-
-        self.cluster.wait_for(what, is_unchanged, seconds)
-        return cast(Seen, seen)
+        unchanged = Unchanged(complete, _STILL_SECONDS)
+        self.cluster.wait_for(f"Deployments of {self.name} that stay as they are", unchanged, seconds)
+        return unchanged.seen
 
     def _is_complete(self) -> bool:
         """Whether it is settled, all its workers are available, and no pod of an earlier plan is left."""

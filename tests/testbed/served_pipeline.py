@@ -6,6 +6,7 @@ from typing import Any, Final
 from testbed.pipelines import collection, pipeline
 from testbed.process import wait_for
 from testbed.rest import ApiServer, Manifest, RefusedError
+from testbed.stillness import Unchanged
 
 OWNED: Final = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
@@ -21,6 +22,8 @@ _LABEL: Final = "tierflow.dev/pipeline"
 _COMPONENT: Final = "app.kubernetes.io/component"
 _VOLATILE: Final = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink")
 _OF_THE_CLUSTER: Final = ("clusterIP", "clusterIPs")
+_STILL_SECONDS: Final = 3.0
+"""For so long nothing has to change before it is taken to be at rest."""
 
 
 class ServedPipeline:
@@ -170,6 +173,27 @@ class ServedPipeline:
             "segments": status["plan"]["segments"],
         }
         return found
+
+    def wait_still(self, seconds: float = 120.0) -> dict[str, str]:
+        """Waits until it is settled and neither operator nor controllers have more to say of it; all its versions.
+
+        Kubernetes has for a while: tile workers are available only some seconds after they are ready.
+        """
+
+        def complete() -> dict[str, str] | None:
+            versions = self.versions()
+            return versions if self.is_settled() and self._is_complete() else None
+
+        unchanged = Unchanged(complete, _STILL_SECONDS)
+        self._wait("all to stay as it is", unchanged, seconds)
+        return unchanged.seen
+
+    def _is_complete(self) -> bool:
+        """Whether all its workers are available, and no other pod is left."""
+        deployments = self.owned("Deployment").values()
+        wanted = [entry["spec"]["replicas"] for entry in deployments]
+        available = [entry.get("status", {}).get("availableReplicas", 0) for entry in deployments]
+        return wanted == available and sum(wanted) == len(self.owned("Pod"))
 
     def versions(self) -> dict[str, str]:
         """The resourceVersion of everything that is its, itself included, by kind and name."""

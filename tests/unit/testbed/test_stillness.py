@@ -1,0 +1,47 @@
+"""What has to look the same for a while before it is taken to be at rest."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from testbed.stillness import Unchanged
+
+
+def answers(looks: Sequence[str | None], seconds: float = 2.0) -> tuple[list[bool], Unchanged[str]]:
+    """What the condition says of these looks, which are a second apart."""
+    times = iter(range(len(looks) * 2 + 1))
+    left = iter(looks)
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    condition = Unchanged(lambda: next(left), seconds, clock)
+    found = []
+    for _ in looks:
+        now = float(next(times))
+        found.append(condition())
+    return found, condition
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        (["a", "a", "a", "a"], [False, False, True, True]),
+        (["a", "a", "b", "b", "b"], [False, False, False, False, True]),
+        (["a", "b", "a", "a", "b"], [False] * 5),
+        ([None, None, None, None], [False] * 4),
+        (["a", "a", None, "a", "a", "a"], [False, False, False, False, False, True]),
+    ],
+)
+def test_it_holds_once_the_same_was_seen_for_long_enough(looks: list[str | None], expected: list[bool]) -> None:
+    assert answers(looks)[0] == expected
+
+
+def test_what_was_seen_can_be_asked_for_afterwards() -> None:
+    assert answers(["a", "b", "b", "b"])[1].seen == "b"
+
+
+def test_what_never_came_to_rest_was_not_seen() -> None:
+    with pytest.raises(ValueError, match="nothing has come to rest"):
+        _ = answers([None])[1].seen
