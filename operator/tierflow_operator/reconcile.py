@@ -121,10 +121,10 @@ class PipelineReconciler:
         if orphans(live) and not _is_to_serve(self._kube.pipeline(key), manifest["metadata"].get("uid")):
             # It was deleted since it was read, and they are to stay: nobody takes them back from whom comes next.
             return None
-        for kept in adopted(pipeline, live):
-            self._kube.apply(kept)
         world = self._read(key, manifest, pipeline, live)
         try:
+            for kept in adopted(pipeline, live):
+                self._kube.apply(kept)
             record = self._planner.plan(world, self._clock(), self._tell)
             if record is not None:
                 self._remember(world, record)
