@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 
 from benchmarks.workers import PIPELINE
+from factories.limited import run
 from factories.planes import GatedSegment, Node, ask, relay, serving
 from tierflow.descriptor import Boundary, Downstream, ModelReference, SegmentDescriptor, WorkerDescriptor
 from tierflow.errors import InvalidRequestError
@@ -84,14 +85,6 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(limited())
 
 
 def test_a_dead_tier_is_named_with_its_address() -> None:

@@ -1,9 +1,8 @@
 """Ends of gRPC calls in the test's own process: ours, the gRPC library's, and a client that writes frames by hand."""
 
-import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -22,16 +21,6 @@ ECHO: Final = "/test.Service/Echo"
 UNLIMITED: Final = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 Ask = Callable[..., Awaitable[bytes]]
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Runs a test that must not take for ever."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(120):
-            await test
-
-    asyncio.run(limited())
 
 
 async def echo(message: Data, _: Call) -> Parts:

@@ -1,7 +1,6 @@
 """A tile worker in this process that says that it holds what the test wants, and the edge worker that asks it."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,14 +86,6 @@ def tile_worker() -> Iterator[HoldingServer]:
         yield server
     finally:
         server.close()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(limited())
 
 
 async def compute(peer: Peer, run: str = RUN) -> Any:

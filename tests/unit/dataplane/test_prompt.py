@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from factories.rpc_peers import run
+from factories.limited import run
 from tierflow_worker.prompt import Prompt
 
 
@@ -27,7 +27,7 @@ def test_a_waiting_task_has_gone_on_when_the_result_is_set_by_a_callback() -> No
         await waiting
         assert seen == ["there", "set"]
 
-    run(check())
+    run(check)
 
 
 def test_set_by_a_task_it_leaves_the_other_task_to_the_next_turn() -> None:
@@ -46,7 +46,7 @@ def test_set_by_a_task_it_leaves_the_other_task_to_the_next_turn() -> None:
         await waiting
         assert seen == ["set", "there"]
 
-    run(check())
+    run(check)
 
 
 def test_what_is_there_already_is_not_waited_for() -> None:
@@ -61,7 +61,7 @@ def test_what_is_there_already_is_not_waited_for() -> None:
             prompt.set_result(8)
         assert not prompt.cancel()
 
-    run(check())
+    run(check)
 
 
 def test_an_error_is_raised_where_it_is_waited_for() -> None:
@@ -71,7 +71,7 @@ def test_an_error_is_raised_where_it_is_waited_for() -> None:
         with pytest.raises(ValueError, match="wrong"):
             await prompt
 
-    run(check())
+    run(check)
 
 
 def test_a_task_that_is_cancelled_while_it_waits_ends_and_so_does_one_with_a_timeout() -> None:
@@ -91,7 +91,7 @@ def test_a_task_that_is_cancelled_while_it_waits_ends_and_so_does_one_with_a_tim
                 await prompts[1]
         assert all(prompt.cancelled() for prompt in prompts)
 
-    run(check())
+    run(check)
 
 
 def test_asyncio_takes_it_for_a_future() -> None:
@@ -112,4 +112,4 @@ def test_asyncio_takes_it_for_a_future() -> None:
         assert late == [prompts[0]]
         assert prompts[0].get_loop() is loop
 
-    run(check())
+    run(check)

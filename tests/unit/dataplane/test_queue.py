@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
+from factories.limited import run
 from tierflow.errors import OverloadedError
 from tierflow_worker.queue import ComputeQueue
 from tierflow_worker.rpc.coming import Coming
@@ -17,14 +18,6 @@ from tierflow_worker.rpc.coming import Coming
 
 def nothing() -> None:
     return None
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(limited())
 
 
 async def settle() -> None:

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from factories.rpc_peers import ECHO, MOST_BYTES, ByHand, frame, library_server, our_server, run
+from factories.limited import run
+from factories.rpc_peers import ECHO, MOST_BYTES, ByHand, frame, library_server, our_server
 from tierflow.protocol.messages import Data
 from tierflow_worker.rpc import frames
 from tierflow_worker.rpc.client import Announced, Channel
@@ -75,7 +76,7 @@ def test_the_handler_begins_with_the_beginning_and_answers_once_all_has_come(siz
             assert call.sent
             assert await call.answer() == BEGINNING + rest
 
-    run(check())
+    run(check)
 
 
 def test_a_server_that_does_not_know_of_announcements_answers_them() -> None:
@@ -91,7 +92,7 @@ def test_a_server_that_does_not_know_of_announcements_answers_them() -> None:
             assert await call.answer() == BEGINNING + bytes(200_000 - len(BEGINNING))
             await channel.close()
 
-    run(check())
+    run(check)
 
 
 def test_without_a_connection_or_for_a_message_that_is_too_large_nothing_is_announced() -> None:
@@ -104,7 +105,7 @@ def test_without_a_connection_or_for_a_message_that_is_too_large_nothing_is_anno
             await channel.close()
             assert channel.announce(ECHO, BEGINNING, 100) is None
 
-    run(check())
+    run(check)
 
 
 def test_an_announcement_that_is_taken_back_cancels_its_call() -> None:
@@ -119,7 +120,7 @@ def test_an_announcement_that_is_taken_back_cancels_its_call() -> None:
             assert not call.sent
             assert await channel.unary(ECHO, [b"next"]) == b"next"
 
-    run(check())
+    run(check)
 
 
 def test_a_call_that_is_refused_before_its_rest_has_come_is_not_sent_it() -> None:
@@ -136,7 +137,7 @@ def test_a_call_that_is_refused_before_its_rest_has_come_is_not_sent_it() -> Non
             early.error = None
             assert await channel.unary(ECHO, [b"next"]) == b"next"
 
-    run(check())
+    run(check)
 
 
 def test_a_deadline_counts_from_the_announcement() -> None:
@@ -149,7 +150,7 @@ def test_a_deadline_counts_from_the_announcement() -> None:
             assert caught.value.code() is Code.DEADLINE_EXCEEDED
             await early.ended.wait()
 
-    run(check())
+    run(check)
 
 
 def test_a_lost_connection_ends_both_sides_of_an_announced_call() -> None:
@@ -164,7 +165,7 @@ def test_a_lost_connection_ends_both_sides_of_an_announced_call() -> None:
                 await call.answer()
             assert caught.value.code() is Code.UNAVAILABLE
 
-    run(check())
+    run(check)
 
 
 def test_a_call_that_ends_before_its_announced_rest_is_refused() -> None:
@@ -188,4 +189,4 @@ def test_a_call_that_ends_before_its_announced_rest_is_refused() -> None:
             assert "before its message did" in trailers["grpc-message"]
             await early.ended.wait()
 
-    run(check())
+    run(check)

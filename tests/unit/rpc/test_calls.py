@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from factories.limited import run
 from factories.rpc_peers import (
     ECHO,
     MOST_BYTES,
@@ -19,7 +20,6 @@ from factories.rpc_peers import (
     library_server,
     our_client,
     our_server,
-    run,
 )
 from tierflow.protocol.messages import Data
 from tierflow_worker.rpc import client_connection, server
@@ -54,7 +54,7 @@ def test_messages_of_any_size_come_back_as_they_were(name: str) -> None:
                 message = random.Random(size).randbytes(size)
                 assert await ask(ECHO, message) == message
 
-    run(check())
+    run(check)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -64,7 +64,7 @@ def test_many_calls_at_once_get_their_own_answers(name: str) -> None:
             messages = [random.Random(seed).randbytes(seed * 7_919 % 300_000) for seed in range(80)]
             assert await asyncio.gather(*(ask(ECHO, message) for message in messages)) == messages
 
-    run(check())
+    run(check)
 
 
 async def refusing(_: Data, __: Call) -> Parts:
@@ -83,7 +83,7 @@ def test_an_error_comes_with_its_text_and_metadata(client_of: Any) -> None:
                 metadata = dict(caught.value.trailing_metadata())
                 assert (metadata["retry-after-ms"], metadata["what-bin"]) == ("12", bytes(range(256)))
 
-    run(check())
+    run(check)
 
 
 def test_an_error_of_a_library_server_comes_with_its_text_and_metadata() -> None:
@@ -100,7 +100,7 @@ def test_an_error_of_a_library_server_comes_with_its_text_and_metadata() -> None
             metadata = dict(caught.value.trailing_metadata())
             assert (metadata["retry-after-ms"], metadata["what-bin"]) == ("12", b"\x00\xff")
 
-    run(check())
+    run(check)
 
 
 @pytest.mark.parametrize("client_of", [our_client, library_client])
@@ -112,7 +112,7 @@ def test_a_message_that_is_too_large_is_refused_and_the_next_one_is_not(client_o
             assert caught.value.code() is Code.RESOURCE_EXHAUSTED
             assert await ask(ECHO, bytes(1000)) == bytes(1000)
 
-    run(check())
+    run(check)
 
 
 def test_an_answer_that_is_too_large_is_refused_where_it_is_made_and_where_it_comes() -> None:
@@ -131,7 +131,7 @@ def test_an_answer_that_is_too_large_is_refused_where_it_is_made_and_where_it_co
                     await ask(ECHO, bytes(701))
                 assert await ask(ECHO, bytes(300)) == bytes(600)
 
-    run(check())
+    run(check)
 
 
 def test_an_unknown_method_and_an_unexpected_error_are_told_from_each_other() -> None:
@@ -153,7 +153,7 @@ def test_an_unknown_method_and_an_unexpected_error_are_told_from_each_other() ->
             assert "secret" not in caught.value.details()
         await one.stop(None)
 
-    run(check())
+    run(check)
     assert [type(error) for error in unexpected] == [ZeroDivisionError]
 
 
@@ -164,7 +164,7 @@ def test_compressed_messages_are_read(compression: grpc.Compression) -> None:
             for message in (b"a" * 1000, b"b" * 1_000_000):
                 assert await ask(ECHO, message) == message
 
-    run(check())
+    run(check)
 
 
 def test_a_small_message_that_unpacks_to_a_large_one_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_a_small_message_that_unpacks_to_a_large_one_is_refused() -> None:
             with pytest.raises(RpcError, match="more than 100000 bytes, unpacked"):
                 await ask(ECHO, bytes(10_000_000))
 
-    run(check())
+    run(check)
 
 
 class Waiting:
@@ -211,7 +211,7 @@ def test_a_deadline_travels_and_ends_the_call_on_both_sides(client_of: Any) -> N
             assert 0 < waiting.left <= 0.3
             await waiting.cancelled.wait()
 
-    run(check())
+    run(check)
 
 
 @pytest.mark.parametrize("client_of", [our_client, library_client])
@@ -232,7 +232,7 @@ def test_a_client_that_gives_up_or_goes_away_cancels_its_call(client_of: Any) ->
             with pytest.raises((RpcError, asyncio.CancelledError)):
                 await leaving
 
-    run(check())
+    run(check)
 
 
 @pytest.mark.parametrize("client_of", [our_client, library_client])
@@ -254,7 +254,7 @@ def test_a_server_that_stops_answers_what_is_under_way_and_takes_no_more(client_
             assert await asking == b"x"
             await stopped
 
-    run(check())
+    run(check)
 
 
 def test_a_second_call_to_stop_ends_what_is_under_way() -> None:
@@ -272,7 +272,7 @@ def test_a_second_call_to_stop_ends_what_is_under_way() -> None:
                 await asking
             assert caught.value.code() is Code.UNAVAILABLE
 
-    run(check())
+    run(check)
 
 
 def test_a_channel_connects_again_to_a_server_that_is_back() -> None:
@@ -287,7 +287,7 @@ def test_a_channel_connects_again_to_a_server_that_is_back() -> None:
                 async with our_server(port=port):
                     assert await ask(ECHO, message) == message
 
-    run(check())
+    run(check)
 
 
 def test_an_address_that_is_none_is_named() -> None:
@@ -297,7 +297,7 @@ def test_an_address_that_is_none_is_named() -> None:
                 await ask(ECHO, b"x")
             assert caught.value.code() is Code.UNAVAILABLE
 
-    run(check())
+    run(check)
 
 
 def test_a_server_that_vanished_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ def test_a_server_that_vanished_without_a_word_is_noticed(monkeypatch: pytest.Mo
                     await ask(ECHO, b"x")
         assert caught.value.code() is Code.UNAVAILABLE
 
-    run(check())
+    run(check)
 
 
 def test_a_server_that_answers_pings_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_a_server_that_answers_pings_is_waited_for(monkeypatch: pytest.MonkeyPat
             assert await ask(ECHO, b"x") == b"x"
         assert pings >= 5
 
-    run(check())
+    run(check)
 
 
 @pytest.mark.parametrize("client_of", [our_client, library_client])
@@ -348,7 +348,7 @@ def test_nothing_is_left_of_calls_that_ended(client_of: Any) -> None:
         gc.collect()
         assert not [one for one in gc.get_objects() if isinstance(one, Call) and one.blocked]
 
-    run(check())
+    run(check)
 
 
 def test_several_connections_and_their_calls_end_with_the_channel() -> None:
@@ -361,7 +361,7 @@ def test_several_connections_and_their_calls_end_with_the_channel() -> None:
                 while serving.connections:
                     await asyncio.sleep(0.001)
 
-    run(check())
+    run(check)
 
 
 def test_a_stream_of_answers_is_read_as_it_comes() -> None:
@@ -376,4 +376,4 @@ def test_a_stream_of_answers_is_read_as_it_comes() -> None:
                 answers = [bytes(one) async for one in channel.unary_stream(ECHO)(b"%d" % count)]
                 assert answers == [b"%d" % place for place in range(count)]
 
-    run(check())
+    run(check)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factories.rpc_peers import ECHO, MOST_BYTES, ByHand, frame, our_server, run
+from factories.limited import run
+from factories.rpc_peers import ECHO, MOST_BYTES, ByHand, frame, our_server
 from tierflow.protocol.messages import Data
 from tierflow_worker.rpc import connection, frames, server
 from tierflow_worker.rpc.compression import Table
@@ -36,7 +37,7 @@ def by_hand(test: Callable[[ByHand], None]) -> None:
         async with our_server() as (_, address):
             await asyncio.to_thread(ask, address)
 
-    run(check())
+    run(check)
 
 
 def test_a_call_is_answered_however_its_bytes_arrive() -> None:
@@ -340,7 +341,7 @@ def test_a_client_that_reads_nothing_does_not_stop_the_others() -> None:
         async with our_server({ECHO: Handler(unary=large)}) as (_, address):
             await asyncio.to_thread(ask, address)
 
-    run(check())
+    run(check)
 
 
 @given(st.text())

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from factories.clocks import Clock
+from factories.limited import run
 from factories.planes import MESSAGE_BYTES
 from factories.tampering import WRONG, Tamper, TamperingServer, with_a_full_queue
-from factories.tile_workers import OUTPUTS, PART, RUN, WANTED, compute, doubled, run, tile_worker
+from factories.tile_workers import OUTPUTS, PART, RUN, WANTED, compute, doubled, tile_worker
 from tierflow.errors import TierflowError, UnreachableError
 from tierflow.protocol.codec import decode_request
 from tierflow.protocol.messages import RUN_PARAMETER, TILE_PARAMETER, InferRequest, InferResponse

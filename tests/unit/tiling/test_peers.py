@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from factories.limited import run
 from factories.planes import MESSAGE_BYTES
-from factories.tile_workers import EDGE, OUTPUTS, PART, RUN, compute, run, tile_worker
+from factories.tile_workers import EDGE, OUTPUTS, PART, RUN, compute, tile_worker
 from factories.tiled import free_ports
 from tierflow.errors import InvalidInputError
 from tierflow.tiers import Tier
