@@ -61,6 +61,8 @@ class Situated:
     down: frozenset[TierLink] = frozenset()
     metrics: MetricsState = MEASURED
     looks_every: float | None = None
+    latency_seconds: float | None = None
+    """What many requests took since the last decision, whichever plan answered them."""
 
     def observe(
         self,
@@ -71,7 +73,10 @@ class Situated:
         now: float,
     ) -> tuple[Observation, MeasuredLatency | None]:
         seen = measured(assumed, {link: self.links.link(*link) for link in LINKS}, self.speeds)
-        return replace(seen, metrics=self.metrics, unreachable=self.unreachable, down=self.down), None
+        requests = None
+        if present is not None and self.latency_seconds is not None:
+            requests = MeasuredLatency(seconds=self.latency_seconds, requests=100, since=present.decided_at)
+        return replace(seen, metrics=self.metrics, unreachable=self.unreachable, down=self.down), requests
 
     def period(self, pipeline: InferencePipeline) -> float | None:
         return self.looks_every
