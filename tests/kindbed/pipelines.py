@@ -74,7 +74,7 @@ class Pipeline:
 
     def object(self) -> Manifest:
         """It as it is now."""
-        return self.cluster.get("ipl", self.name, self.namespace)
+        return self.cluster.pipeline(self.name, self.namespace)
 
     def condition(self, kind: str) -> Manifest:
         """One of its conditions; {} where it isn't there."""
