@@ -22,7 +22,7 @@ from tierflow_operator.moves import Failure, FailureReason, Steps
 from tierflow_operator.nodes import assumed_observation, observe_nodes
 from tierflow_operator.observation import Observation
 from tierflow_operator.pods import Manifest
-from tierflow_operator.present import MeasuredLatency, Present, identity
+from tierflow_operator.present import MeasuredLatency, Present
 from tierflow_operator.record import Noted, Record
 from tierflow_operator.render import approved_config_maps
 from tierflow_operator.status import Problem, observed_of
@@ -138,10 +138,6 @@ class Planner:
         world.observation = observation
         if world.record is not None and not _may_decide(world.record, observation):
             return world.record
-        if world.record is not None and not world.record.settled:
-            measured = (
-                None  # what requests took says nothing of a plan that isn't in force yet: none was answered by it
-            )
         try:
             decision = _decided(world, world.model, observation, measured, now)
         except (InfeasibleError, InvalidInputError) as error:
@@ -220,7 +216,9 @@ class Planner:
         observation, measured = self._metering.observe(world.key, world.pipeline, assumed, present, now)
         if observation.metrics.age_seconds is not None:
             self._telemetry.observed(world.key, observation.metrics.age_seconds)
-        return observation, measured
+        # Of a plan that isn't in force yet what requests took says nothing: it answered none of them.
+        is_in_force = world.record is not None and world.record.settled
+        return observation, measured if is_in_force else None
 
     def _held(self, world: World, hold: Hold, now: float) -> Record | None:
         self._note(world, hold)
@@ -243,10 +241,9 @@ class Planner:
             # Workers that are there all the same, because the record was thrown away, go on with what they serve.
             begun = Record(target=target, progressed_at=now, in_force=approved_config_maps(world.live))
         else:
+            begun = record.moving_to(target, now)
             if not record.settled:
                 self._telemetry.move(world.key, "superseded")
-                target = _in_place_of(record, target)
-            begun = record.moving_to(target, now)
         self._telemetry.decision(world.key, kind.lower(), decision.reason.value)
         self._events.emit(
             world.manifest,
@@ -267,14 +264,6 @@ def _decided(
 ) -> Decision:
     present = None if world.record is None else world.record.target
     return decide(world.pipeline.spec, model.graph, model.profile, observation, present, now, measured)
-
-
-def _in_place_of(record: Record, target: Present) -> Present:
-    """A plan that supersedes one which never came into force: it is judged by what was in force before that."""
-    replaced = record.target.replaced
-    if replaced is not None and identity(replaced.plan) == identity(target.plan):
-        return target
-    return msgspec.structs.replace(target, replaced=replaced)
 
 
 def _could_not_be_read(manifest: Manifest) -> bool:
