@@ -213,16 +213,14 @@ def test_objects_that_a_deleted_pipeline_was_not_to_take_along_serve_the_next(
 ) -> None:
     operate()
     served.create()
-    served.cut("maxpool", "layer3.0/relu")
-    served.wait_settled()
-    epoch = served.status["plan"]["epoch"]
+    served.wait_settled(epoch=1)
+    served.edit(planning=EARLY)
+    served.wait_settled(epoch=2)
     pods = set(served.owned("Pod"))
     control_plane.kubectl("delete", "ipl", served.name, "-n", served.namespace, "--cascade=orphan")
-    served.create(
-        planning={"mode": "Manual", "manual": {"deviceLastLayer": "maxpool", "edgeLastLayer": "layer3.0/relu"}}
-    )
+    served.create(planning=EARLY)
     new = served.get()["metadata"]["uid"]
-    served.wait_settled(epoch=epoch)
+    served.wait_settled(epoch=2)
     wait_for("all to be the new one's", lambda: served.owners() == {new})
     assert set(served.owned("Pod")) == pods
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from kindbed.cluster import ROOT, Cluster, Manifest
-from testbed.stillness import Unchanged
+from testbed.stillness import Unchanged, all_available
 
 SAMPLE: Final = ROOT / "samples" / "resnet18.yaml"
 COMPONENTS: Final = ("device", "edge", "cloud", "tiles")
@@ -155,9 +155,7 @@ class Pipeline:
     def _is_complete(self) -> bool:
         """Whether it is settled, all its workers are available, and no pod of an earlier plan is left."""
         deployments = self.cluster.objects("deployments", self.label, self.namespace)
-        wanted = [entry["spec"]["replicas"] for entry in deployments]
-        available = [entry.get("status", {}).get("availableReplicas", 0) for entry in deployments]
-        return self.is_settled() and wanted == available and sum(wanted) == len(self._all_pods())
+        return self.is_settled() and all_available(deployments, len(self._all_pods()))
 
     def layers(self) -> dict[str, int]:
         """How many layers each tier computes."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 from testbed.pipelines import collection, pipeline
 from testbed.process import wait_for
 from testbed.rest import ApiServer, Manifest, RefusedError
-from testbed.stillness import Unchanged
+from testbed.stillness import Unchanged, all_available
 
 OWNED: Final = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
@@ -181,19 +181,12 @@ class ServedPipeline:
         """
 
         def complete() -> dict[str, str] | None:
-            versions = self.versions()
-            return versions if self.is_settled() and self._is_complete() else None
+            is_complete = all_available(self.owned("Deployment").values(), len(self.owned("Pod")))
+            return self.versions() if is_complete and self.is_settled() else None
 
         unchanged = Unchanged(complete, _STILL_SECONDS)
         self._wait("all to stay as it is", unchanged, seconds)
         return unchanged.seen
-
-    def _is_complete(self) -> bool:
-        """Whether all its workers are available, and no other pod is left."""
-        deployments = self.owned("Deployment").values()
-        wanted = [entry["spec"]["replicas"] for entry in deployments]
-        available = [entry.get("status", {}).get("availableReplicas", 0) for entry in deployments]
-        return wanted == available and sum(wanted) == len(self.owned("Pod"))
 
     def versions(self) -> dict[str, str]:
         """The resourceVersion of everything that is its, itself included, by kind and name."""

@@ -1,10 +1,17 @@
 """When something has come to rest: it has looked the same for a while."""
 
 import time
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Generic, TypeVar
 
 Seen = TypeVar("Seen")
+
+
+def all_available(deployments: Collection[Mapping[str, Any]], pods: int) -> bool:
+    """Whether all workers of these Deployments are available, and of so many pods none is anybody else."""
+    wanted = [entry["spec"]["replicas"] for entry in deployments]
+    available = [entry.get("status", {}).get("availableReplicas", 0) for entry in deployments]
+    return wanted == available and sum(wanted) == pods
 
 
 class Unchanged(Generic[Seen]):

@@ -14,10 +14,8 @@ OLD, NEW = "7d3f", "7d40"
 
 
 def settled(bench: Bench) -> None:
-    """Reconciles until nothing is left to do."""
-    for _ in range(60):
-        bench.reconcile()
-        bench.cluster.settle()
+    """Lets the operator and the cluster work until nothing is left to do."""
+    bench.run()
     assert bench.cluster.condition("Reconciling") is None
 
 

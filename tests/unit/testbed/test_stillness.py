@@ -4,23 +4,18 @@ from collections.abc import Sequence
 
 import pytest
 
+from factories.clocks import Clock
 from testbed.stillness import Unchanged
 
 
 def answers(looks: Sequence[str | None], seconds: float = 2.0) -> tuple[list[bool], Unchanged[str]]:
     """What the condition says of these looks, which are a second apart."""
-    times = iter(range(len(looks) * 2 + 1))
-    left = iter(looks)
-    now = 0.0
-
-    def clock() -> float:
-        return now
-
+    clock, left = Clock(), iter(looks)
     condition = Unchanged(lambda: next(left), seconds, clock)
     found = []
     for _ in looks:
-        now = float(next(times))
         found.append(condition())
+        clock.now += 1
     return found, condition
 
 
